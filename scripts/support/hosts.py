@@ -211,6 +211,11 @@ def containers_conf(limits: Mapping[str, int]) -> str:
     return f'[engine]\nruntime = "runc"\nevents_logger = "file"\n\n[containers]\ndefault_ulimits = [{ulimits}]\n'
 
 
+def mac_of(address: str) -> str:
+    """A hardware address that stays: after a restart with another one, neighbours lose packets for 15 s."""
+    return ":".join(f"{byte:02x}" for byte in (0x02, 0x62, *ipaddress.IPv4Address(address).packed))
+
+
 def create_command(host: Host, inventory: str, image: str, network: str) -> list[str]:
     """Arguments for podman that create a host's container, not started."""
     labels = {
@@ -222,7 +227,7 @@ def create_command(host: Host, inventory: str, image: str, network: str) -> list
     }
     return [
         *("create", "--name", host.container(inventory), "--hostname", host.name),
-        *("--network", network, "--ip", host.address),
+        *("--network", network, "--ip", host.address, "--mac-address", mac_of(host.address)),
         *("--privileged", "--systemd=always", "--stop-signal", "SIGRTMIN+3", "--pull=missing"),
         *(word for name, value in labels.items() for word in ("--label", f"{name}={value}")),
         *(image, "/sbin/init"),
@@ -500,7 +505,9 @@ def up(path: Path, names: Sequence[str], *, bare: bool, rebuild: bool) -> int:
         existing = {item["labels"]["bluegreen.host"]: item for item in podman.containers(name)}
         for host in hosts:
             _check_existing(host, existing.get(host.name))
-        missing = [host for host in hosts if host.name not in existing]
+        # "created": an earlier run was stopped before the host had its keys.
+        half_made = [host for host in hosts if existing.get(host.name, {}).get("state") == "created"]
+        missing = [host for host in hosts if host.name not in existing or host in half_made]
         given = os.environ.get("BLUEGREEN_HOST_IMAGE", "")
         images = {
             system: ensure_image(podman, system, progress, cache=not bare, rebuild=rebuild)
@@ -517,6 +524,8 @@ def up(path: Path, names: Sequence[str], *, bare: bool, rebuild: bool) -> int:
 
     def start(host: Host) -> None:
         container = host.container(name)
+        if host in half_made:
+            _remove(podman, container)
         if host in missing:
             image = host.image or given or images[host.system]
             what = f"make {host.name}"
