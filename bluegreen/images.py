@@ -1,0 +1,288 @@
+"""Opening artifacts: a squashfs image, mounted read-only, or unpacked where a host cannot mount."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+from bluegreen import files, units
+from bluegreen.config import HostConfig, Paths
+from bluegreen.errors import bad_input, check_failed, refused
+
+FORMAT = 1
+MIB = 1 << 20
+
+
+def parse_stem(app: str, stem: str) -> str:
+    """The image's name on a host, `<sha>-<recipe8>`, of the artifact `<app>-<sha>-<recipe8>`."""
+    match = re.fullmatch(rf"{re.escape(app)}-([0-9a-f]{{40}}-[0-9a-f]{{8}})", stem)
+    if not match:
+        raise bad_input(f"{stem!r} is not an artifact of {app}", f"wanted: {app}-<40 hex digits>-<8 hex digits>")
+    return match.group(1)
+
+
+def check_manifest(manifest: dict[str, Any], app: str) -> None:
+    """Refuse a manifest that is not this application's, not of this format, or not for this machine's kind."""
+    if manifest.get("format") != FORMAT:
+        raise bad_input(
+            f"the manifest has format {manifest.get('format')!r}",
+            f"this host reads format {FORMAT}",
+            "run ansible-playbook provision.yml",
+        )
+    if manifest.get("app") != app:
+        raise bad_input(f"the artifact belongs to {manifest.get('app')!r}", f"this is {app}")
+    image = manifest.get("image")
+    if (
+        not isinstance(image, dict)
+        or not re.fullmatch(r"[0-9a-f]{64}", str(image.get("sha256")))
+        or not isinstance(image.get("bytes"), int)
+    ):
+        raise bad_input("the manifest does not say the image's sha256 and size")
+    parse_stem(app, str(manifest.get("artifact")))
+
+
+def version(text: str) -> tuple[int, ...]:
+    """Numbers of a dotted version."""
+    return tuple(int(part) for part in re.findall(r"\d+", text))
+
+
+def check_platform(manifest: dict[str, Any], machine: str, glibc: str, pythons: set[str]) -> None:
+    """Refuse an artifact whose Python, architecture or C library this host lacks."""
+    wanted = str(manifest.get("python"))
+    if manifest.get("arch") != machine:
+        raise refused(f"the artifact was built for {manifest.get('arch')}", f"this host is {machine}")
+    if wanted not in pythons:
+        raise refused(
+            f"the artifact needs Python {wanted}",
+            f"this host has {', '.join(sorted(pythons)) or 'none'}",
+            "set app_python to the hosts' Python and build again",
+        )
+    built = str(manifest.get("glibc") or "")
+    if built and glibc and version(built) > version(glibc):
+        raise refused(
+            f"the artifact was built with glibc {built}", f"this host has {glibc}", "build on the hosts' Debian release"
+        )
+
+
+def host_pythons(root: Path = Path("/")) -> set[str]:
+    """The Python versions of the system, as in `3.13`."""
+    found = (re.fullmatch(r"python(3\.\d+)", path.name) for path in (root / "usr/bin").glob("python3.*"))
+    return {match.group(1) for match in found if match}
+
+
+def host_glibc() -> str:
+    """The C library's version, as in `2.41`."""
+    with contextlib.suppress(ValueError, OSError):
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").removeprefix("glibc ")
+    return ""
+
+
+def is_mounted(path: Path) -> bool:
+    """Whether something is mounted at `path`."""
+    return os.path.ismount(path)
+
+
+def is_open(path: Path) -> bool:
+    """Whether the image can be used: mounted, or unpacked."""
+    return is_mounted(path) or (path / "venv").exists()
+
+
+def manifest_of(paths: Paths, name: str) -> dict[str, Any] | None:
+    """The manifest of a completely staged image; it is written last."""
+    return files.read_json(paths.images / f"{name}.json")
+
+
+def staged(paths: Paths) -> list[str]:
+    """The names of all completely staged images."""
+    return sorted(path.stem for path in paths.images.glob("*.json"))
+
+
+def open_image(paths: Paths, config: HostConfig, name: str) -> str:
+    """Mount the image, or unpack it where mounting fails. Returns the method: mount or unpack."""
+    target = paths.images / name
+    image = paths.images / f"{name}.squashfs"
+    if is_mounted(target):
+        return "mount"
+    if (target / "venv").exists():
+        return "unpack"
+    problem = "mounting is switched off (mount = false)"
+    if config.mount:
+        target.mkdir(mode=0o755, exist_ok=True)
+        done = units.run(
+            ("mount", "-t", "squashfs", "-o", "loop,ro,nosuid,nodev", str(image), str(target)), check=False
+        )
+        if done.returncode == 0:
+            return "mount"
+        problem = units.last_line(done.stderr)
+    with contextlib.suppress(OSError):
+        target.rmdir()
+    aside = paths.images / f"{files.TEMPORARY_PREFIX}unpack-{name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    done = units.run(
+        ("unsquashfs", "-no-xattrs", "-no-progress", "-quiet", "-dest", str(aside), str(image)),
+        timeout=600,
+        check=False,
+    )
+    if done.returncode:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise check_failed(
+            f"{image.name} can be neither mounted nor unpacked", f"{problem}; {units.last_line(done.stderr)}"
+        )
+    aside.chmod(0o755)
+    files.fsync_tree(aside)
+    os.rename(aside, target)
+    files.fsync_directory(paths.images)
+    return "unpack"
+
+
+def close_image(paths: Paths, name: str) -> None:
+    """Unmount the image, or remove the unpacked directory."""
+    target = paths.images / name
+    if is_mounted(target):
+        units.run(("umount", str(target)))
+    if target.exists():
+        files.remove_tree(target)
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that a new file may use."""
+    stats = os.statvfs(path)
+    return stats.f_bavail * stats.f_frsize
+
+
+def check_space(paths: Paths, config: HostConfig, needed: int) -> None:
+    """Refuse before the disk is full: the running release must still be able to write."""
+    free = free_bytes(paths.images)
+    if free - needed < config.min_free_mb * MIB:
+        raise refused(
+            f"the disk of {paths.images} is nearly full",
+            f"{free // MIB} MB free, {needed // MIB} MB needed and {config.min_free_mb} MB must stay free",
+            f"free some space, for example: bluegreen prune --app {paths.app} --keep 2",
+        )
+
+
+def take_from_inbox(paths: Paths, config: HostConfig, manifest: dict[str, Any], upload: str) -> Path:
+    """Copy an uploaded image into a root-owned file while hashing it. Returns the file's path.
+
+    The deploy user owns the inbox, so nothing in it is trusted: no links, and the digest is of the bytes copied.
+    """
+    if os.path.basename(upload) != upload or upload.startswith("."):
+        raise bad_input(f"{upload!r} is not the name of a file in the inbox")
+    name = parse_stem(paths.app, manifest["artifact"])
+    wanted, size = manifest["image"]["sha256"], manifest["image"]["bytes"]
+    check_space(paths, config, size)
+    final = paths.images / f"{name}.squashfs"
+    temporary = paths.images / f"{files.TEMPORARY_PREFIX}{name}.squashfs"
+    digest = hashlib.sha256()
+    copied = 0
+    try:
+        source = os.open(paths.inbox / upload, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as problem:
+        raise bad_input(f"{upload} cannot be read from the inbox", str(problem.strerror)) from None
+    with os.fdopen(source, "rb") as reader, open(temporary, "wb") as writer:
+        if not stat.S_ISREG(os.fstat(reader.fileno()).st_mode):
+            raise bad_input(f"{upload} in the inbox is not a regular file")
+        os.fchmod(writer.fileno(), 0o600)
+        while chunk := reader.read(MIB):
+            copied += len(chunk)
+            if copied > size:
+                break
+            digest.update(chunk)
+            writer.write(chunk)
+        writer.flush()
+        os.fsync(writer.fileno())
+    if copied != size or digest.hexdigest() != wanted:
+        temporary.unlink()
+        why = (
+            f"{copied} bytes instead of {size}"
+            if copied != size
+            else f"sha256 {digest.hexdigest()[:12]}… instead of {wanted[:12]}…"
+        )
+        raise check_failed(
+            f"{upload} is not the image of its manifest", why, "copy the artifact to the store again, or build it again"
+        )
+    os.rename(temporary, final)
+    files.fsync_directory(paths.images)
+    return final
+
+
+def add_static(paths: Paths, name: str, hashed: list[str]) -> tuple[int, list[str]]:
+    """Add an image's hashed static files to the shared directory: append-only, the first bytes of a name stay.
+
+    Returns how many were added, and the names whose bytes differ from those already there.
+    """
+    source_root = (paths.images / name / "static").resolve()
+    added, differing = 0, []
+    for relative in hashed:
+        if relative.startswith("/") or ".." in relative.split("/"):
+            raise bad_input(f"the manifest names a static file outside its directory: {relative!r}")
+        source, target = source_root / relative, paths.static / relative
+        if target.exists():
+            if target.stat().st_size != source.stat().st_size:
+                differing.append(relative)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        temporary = target.parent / f"{files.TEMPORARY_PREFIX}{os.getpid()}"
+        shutil.copyfile(source, temporary)
+        temporary.chmod(0o644)
+        times = source.stat()
+        os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))
+        os.rename(temporary, target)
+        added += 1
+    if added:
+        os.sync()
+    return added, differing
+
+
+def stage(paths: Paths, config: HostConfig, manifest: dict[str, Any], upload: str | None) -> dict[str, Any]:
+    """Make the artifact of `manifest` usable on this host; see the verb `stage`."""
+    check_manifest(manifest, paths.app)
+    check_platform(manifest, os.uname().machine, host_glibc(), host_pythons())
+    name = parse_stem(paths.app, manifest["artifact"])
+    image = paths.images / f"{name}.squashfs"
+    known = manifest_of(paths, name)
+    if known and known["image"]["sha256"] != manifest["image"]["sha256"]:
+        raise refused(
+            f"{manifest['artifact']} is staged here with other bytes",
+            "it was built twice with different results",
+            "deploy the first build, or build with another recipe",
+        )
+    complete = known is not None and image.exists() and image.stat().st_size == manifest["image"]["bytes"]
+    if not complete:
+        if upload is None:
+            return {"have": False, "stop": True}
+        close_image(paths, name)
+        take_from_inbox(paths, config, manifest, upload)
+    method = open_image(paths, config, name)
+    added, differing = add_static(paths, name, manifest.get("static", {}).get("hashed", []))
+    if not complete:
+        files.write_json(paths.images / f"{name}.json", manifest)
+    if upload:
+        (paths.inbox / upload).unlink(missing_ok=True)
+    return {
+        "have": True,
+        "mounted": str(paths.images / name),
+        "method": method,
+        "static_added": added,
+        "static_differing": differing,
+    }
+
+
+def remove(paths: Paths, name: str) -> None:
+    """Forget an image: its manifest first, so that it is never taken for complete."""
+    files.remove_file(paths.images / f"{name}.json")
+    close_image(paths, name)
+    files.remove_file(paths.images / f"{name}.squashfs")
+
+
+def require_open(paths: Paths, config: HostConfig, name: str) -> str:
+    """Open a staged image again, for example after a reboot. Raises when it was not staged completely."""
+    if manifest_of(paths, name) is None:
+        raise refused(f"the image {name} is not on this host", "it was never staged completely, or pruned")
+    return open_image(paths, config, name)

@@ -1,0 +1,75 @@
+"""Work that needs no root is done by a child that has none."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from bluegreen.errors import BluegreenError, Code
+
+PROBE_USER = "bluegreen"
+
+
+def call(work: Callable[[], Any], user: str = PROBE_USER, timeout: float = 600) -> Any:
+    """Run `work` in a child process as `user` and return what it returns (JSON types only).
+
+    Raises the BluegreenError that `work` raised, or one that says how the child died.
+    """
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise BluegreenError(
+            Code.NOT_PROVISIONED, f"there is no user {user}", "", "run ansible-playbook provision.yml"
+        ) from None
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _child(work, entry, reader, writer, timeout)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        text = stream.read()
+    _, status = os.waitpid(child, 0)
+    answer = json.loads(text) if text else {"crash": f"the check process ended with status {status}"}
+    if "error" in answer:
+        raise BluegreenError(**{**answer["error"], "code": Code(answer["error"]["code"])})
+    if "crash" in answer:
+        raise BluegreenError(Code.BUG, answer["crash"])
+    return answer["value"]
+
+
+def _child(work: Callable[[], Any], entry: pwd.struct_passwd, reader: int, writer: int, timeout: float) -> None:
+    """The child's whole life; never returns."""
+    status = 1
+    try:
+        os.close(reader)
+        signal.alarm(int(timeout) + 1)
+        if os.getuid() == 0:
+            os.initgroups(entry.pw_name, entry.pw_gid)
+            os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+            os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+        try:
+            answer = {"value": work()}
+        except BluegreenError as problem:
+            answer = {
+                "error": {
+                    "code": int(problem.code),
+                    "what": problem.what,
+                    "why": problem.why,
+                    "todo": problem.todo,
+                    "details": problem.details,
+                }
+            }
+        except Exception:
+            answer = {"crash": traceback.format_exc(limit=3).strip().splitlines()[-1]}
+        with os.fdopen(writer, "wb") as stream:
+            stream.write(json.dumps(answer).encode())
+        status = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)

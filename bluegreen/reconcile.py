@@ -1,0 +1,121 @@
+"""Make the host what its state says: after a boot, before nginx; after a crash; or when somebody edited something."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from typing import Any
+
+from bluegreen import files, images, processes, prune, release, route, start, switch, units
+from bluegreen.config import COLOURS, other
+from bluegreen.context import Context
+from bluegreen.errors import BluegreenError
+
+
+def prepare_directories(context: Context) -> None:
+    """The directories that a boot clears, and those that links may name."""
+    run = context.paths.run
+    if not run.is_dir():
+        units.run(("systemd-tmpfiles", "--create", "--prefix=/run/bluegreen"), check=False)
+    run.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(LookupError):
+        shutil.chown(run, context.config.user, context.config.user)
+    run.chmod(0o2750)
+    for directory in (context.paths.state / "empty", context.paths.routes, context.paths.records):
+        directory.mkdir(exist_ok=True)
+
+
+def open_images(context: Context) -> list[str]:
+    """Open the images of both colours first, then all others. Returns the problems met."""
+    paths = context.paths
+    urgent = [
+        release.image_of(paths, name)
+        for colour in COLOURS
+        if (name := release.resolved(paths, colour)) and release.complete(paths, name)
+    ]
+    problems = []
+    for name in dict.fromkeys(urgent + images.staged(paths)):
+        try:
+            images.require_open(paths, context.config, name)
+        except BluegreenError as problem:
+            problems.append(str(problem))
+    return problems
+
+
+def reconcile(context: Context, wait: float) -> dict[str, Any]:
+    """Finish or undo what was begun, open the images, correct the route, start what should run.
+
+    Waits at most `wait` seconds for the live colour to answer.
+    """
+    paths, state = context.paths, context.state
+    if context.dry_run:
+        return {"would": "finish or undo what was begun"}
+    done: list[str] = []
+    prepare_directories(context)
+    done += [f"removed {name}" for name in prune.sweep(context)]
+    problems = open_images(context)
+    live, pending = state.live(), state.pending()
+    if pending and live and live.deploy_id == pending.deploy_id and live.release == pending.release:
+        # the commit point was reached; the crash came before the rest
+        switch._finish_confirm(context, live, pending.kind, None)
+        done.append(f"finished the confirmation of {live.release}")
+    elif pending and pending.deadline.left() <= 0:
+        switch.revert(context, "the host restarted or the deadline passed before it was confirmed", bad=False)
+        done.append(f"reverted the unconfirmed switch to {pending.release}")
+    pending = state.pending()
+    if live and not pending:
+        if release.resolved(paths, live.colour) != live.release and release.complete(paths, live.release):
+            files.replace_symlink(paths.colour(live.colour), f"releases/{live.release}")
+            done.append(f"pointed {live.colour} at {live.release} again")
+        done += _start_live(context, live.colour, wait)
+        warm = other(live.colour)
+        if _start_warm(context, warm):
+            done.append(f"started the warm {warm} colour")
+        fallback = switch.may_fall_back(context, warm)
+        content = route.read(paths)
+        if content != route.links(paths, live.colour, 0, start.statics(context), fallback):
+            start.write_route(context, live.colour, 0, fallback)
+            done.append(f"routed everything to {live.colour} again")
+    elif live is None and not pending and route.read(paths) is None:
+        start.write_route(context, "blue")
+        done.append("made the first route")
+    if done:
+        state.append_history("reconcile", done=done)
+    return {"done": done, "problems": problems, "changed": bool(done)}
+
+
+def _start_live(context: Context, colour: str, wait: float) -> list[str]:
+    """Start the live colour and its processes, and wait until it answers."""
+    unit = units.web_unit(context.app, colour)
+    done = []
+    if processes.sync(context.paths, colour, processes.of_colour(context.paths, colour)):
+        units.systemctl("daemon-reload")
+    if not start.is_active(context.app, colour):
+        units.systemctl("reset-failed", unit, check=False)
+        units.systemctl("start", "--no-block", unit)
+        done.append(f"started {unit}")
+    if processes.at_rest(processes.belonging(context, colour)):
+        processes.start_early(context, colour)
+        processes.start_late(context, colour)
+        done.append(f"started the processes of {colour}")
+    deadline = time.monotonic() + wait
+    while done and not start.is_active(context.app, colour) and time.monotonic() < deadline:
+        time.sleep(start.POLL)
+    return done
+
+
+def _start_warm(context: Context, colour: str) -> bool:
+    """Start the release before, so that a rollback stays instant. Never waits, never a bad one."""
+    name = release.resolved(context.paths, colour)
+    record = context.state.record(name) if name else None
+    if (
+        not name
+        or not record
+        or record.state != "confirmed"
+        or not release.complete(context.paths, name)
+        or start.is_active(context.app, colour)
+    ):
+        return False
+    units.systemctl("start", "--no-block", units.web_unit(context.app, colour))
+    return True

@@ -1,0 +1,301 @@
+"""Releases: an artifact together with the configuration it was deployed with. Immutable once complete."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import hmac
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from bluegreen import files, images
+from bluegreen.config import PROCESS_NAME, HostConfig, Paths
+from bluegreen.errors import bad_input, refused
+
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+RESERVED = re.compile(r"BLUEGREEN_.*|PATH|PYTHONPATH|DJANGO_SETTINGS_MODULE")
+SERVE = "/usr/local/lib/bluegreen"
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """A background process of a release."""
+
+    name: str
+    command: str
+    count: int = 1
+    singleton: bool = False
+    stop_timeout: int = 60
+    stop_first: bool = False
+    schedule: str = ""
+
+    @property
+    def early(self) -> bool:
+        """Whether it starts with the idle colour, before traffic; the others wait until the old one has gone."""
+        return not (self.singleton or self.stop_first or self.schedule)
+
+
+def _typed(config: dict[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = config.get(name, default)
+    if value is None:
+        value = default
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise bad_input(
+            f"app_{name} must be of type {kind.__name__}",
+            f"it is {type(value).__name__}",
+            "set it in group_vars/all/app.yml",
+        )
+    return value
+
+
+def parse_processes(raw: dict[str, Any]) -> list[Process]:
+    """The background processes of a configuration. Raises BluegreenError naming the process and the key."""
+    found = []
+    known = {field.name: field.type for field in dataclasses.fields(Process)}
+    for name, settings in sorted(raw.items()):
+        where = f"app_processes.{name}"
+        if not PROCESS_NAME.fullmatch(str(name)):
+            raise bad_input(f"{where}: a process name is a lower-case letter, then letters, digits or underscores")
+        if (
+            not isinstance(settings, dict)
+            or not isinstance(settings.get("command"), str)
+            or not settings["command"].strip()
+        ):
+            raise bad_input(f"{where} needs a command", "for example: {command: celery -A shop worker}")
+        for key, value in settings.items():
+            if key not in known or key == "name":
+                raise bad_input(
+                    f"{where} has an unknown key {key}", f"known: {', '.join(sorted(set(known) - {'name'}))}"
+                )
+            wanted = {"str": str, "int": int, "bool": bool}[str(known[key])]
+            if type(value) is not wanted:
+                raise bad_input(f"{where}.{key} must be of type {wanted.__name__}", f"it is {value!r}")
+        process = Process(name=name, **settings)
+        if process.count < 1 or process.stop_timeout < 1 or "\n" in process.command or "\n" in process.schedule:
+            raise bad_input(f"{where}: count and stop_timeout are at least 1, command and schedule are one line")
+        if (process.singleton or process.schedule or process.stop_first) and process.count != 1:
+            raise bad_input(f"{where}: a singleton, scheduled or stop_first process has count 1")
+        found.append(process)
+    return found
+
+
+def split_secrets(secrets: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Secrets as environment and secrets as files."""
+    plain, as_files = {}, {}
+    for name, value in secrets.items():
+        if isinstance(value, dict):
+            if value.get("as") not in ("file", "env") or not isinstance(value.get("value"), str):
+                raise bad_input(f"app_secrets.{name} must be a text, or {{value: text, as: file}}")
+            (as_files if value["as"] == "file" else plain)[name] = value["value"]
+        else:
+            plain[name] = value
+    return plain, as_files
+
+
+def check_environment(where: str, values: dict[str, Any]) -> None:
+    """Names and values that an environment can carry. The value itself is never shown."""
+    for name, value in values.items():
+        if not ENV_NAME.fullmatch(str(name)) or RESERVED.fullmatch(str(name)):
+            raise bad_input(
+                f"{where}: {name!r} cannot be set", "it is reserved or not a name of an environment variable"
+            )
+        if not isinstance(value, str):
+            raise bad_input(f"{where}.{name} must be a text", f"it is {type(value).__name__}; write it in quotes")
+        if "\0" in value:
+            raise bad_input(f"{where}.{name} contains a NUL character")
+
+
+def environment_line(name: str, value: str) -> str:
+    """One assignment in the syntax of systemd's EnvironmentFile, whatever the value contains."""
+    escaped = re.sub(r'([\\"$`])', r"\\\1", value)
+    return f'{name}="{escaped}"\n'
+
+
+def release_id(key: bytes, sha: str, image_sha256: str, config: dict[str, Any]) -> str:
+    """`<sha12>-<digest8>`: the digest is keyed, so that nobody can try out secrets against it."""
+    text = json.dumps([image_sha256, config], sort_keys=True, separators=(",", ":"))
+    return f"{sha[:12]}-{hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:8]}"
+
+
+def split_config(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What makes a release, and what only checks it (a changed check does not make a new release)."""
+    checks = {name: config[name] for name in ("smoke", "warm") if name in config}
+    return {name: value for name, value in config.items() if name not in checks}, checks
+
+
+def python_path(app_root: Path, config: dict[str, Any], extra: Path) -> str:
+    """PYTHONPATH of a release: its files, then the directories of app_pythonpath."""
+    parts = [str(extra)]
+    for entry in config.get("pythonpath") or ["."]:
+        parts.append(os.path.normpath(app_root / entry))
+    return ":".join(parts)
+
+
+def build_environment(paths: Paths, release: str, sha: str, image: Path, config: dict[str, Any]) -> dict[str, str]:
+    """The whole environment of a release, secrets included."""
+    plain = _typed(config, "env", dict, {})
+    secrets, secret_files = split_secrets(_typed(config, "secrets", dict, {}))
+    check_environment("app_env", plain)
+    check_environment("app_secrets", secrets)
+    check_environment("app_secrets", secret_files)
+    home = paths.releases / release
+    source = Path(os.path.normpath(image / "app" / _typed(config, "source_dir", str, ".")))
+    result = {
+        "PATH": f"{image}/venv/bin:/usr/local/bin:/usr/bin:/bin",
+        "PYTHONPATH": python_path(source, config, home / "files"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "DJANGO_SETTINGS_MODULE": _typed(config, "settings_module", str, ""),
+        "BLUEGREEN_APP": paths.app,
+        "BLUEGREEN_RELEASE": release,
+        "BLUEGREEN_SHA": sha,
+        "BLUEGREEN_DATA": str(paths.data),
+        "BLUEGREEN_WORKERS": str(_typed(config, "workers", int, 2)),
+        "BLUEGREEN_THREADS": str(_typed(config, "threads", int, 4)),
+        "BLUEGREEN_REQUEST_TIMEOUT": str(_typed(config, "request_timeout", int, 60)),
+        "BLUEGREEN_TARGET": config.get("asgi") or config.get("wsgi") or "",
+        "BLUEGREEN_INTERFACE": "asgi" if config.get("asgi") else "wsgi",
+    }
+    result.update(plain)
+    result.update(secrets)
+    result.update({f"{name}_FILE": f"{home}/secrets/{name}" for name in secret_files})
+    return result
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Refuse a configuration that cannot be run, naming the setting."""
+    if bool(config.get("wsgi")) == bool(config.get("asgi")):
+        raise bad_input(
+            "set app_wsgi or app_asgi",
+            "both are set" if config.get("wsgi") else "neither is set",
+            "set one in group_vars/all/app.yml",
+        )
+    target = config.get("asgi") or config.get("wsgi")
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", str(target)):
+        raise bad_input(f"{target!r} does not name an application", "wanted: package.module:attribute")
+    if not config.get("settings_module"):
+        raise bad_input("app_settings_module is missing", "", "set it in group_vars/all/app.yml")
+    for name in _typed(config, "files", dict, {}):
+        if not FILE_NAME.fullmatch(name):
+            raise bad_input(f"app_files: {name!r} is not a file name")
+    for name in _typed(config, "writable_dirs", list, []):
+        if not isinstance(name, str) or name.startswith("/") or ".." in name.split("/"):
+            raise bad_input(f"app_writable_dirs: {name!r} must be a path below /srv/<app>/data")
+    parse_processes(_typed(config, "processes", dict, {}))
+
+
+def script(directory: Path, command: str) -> str:
+    """A start script: processes run from the resolved image, not through a colour's link."""
+    return f"#!/bin/sh\n# made by bluegreen; the release is immutable, so is this file\ncd {shlex.quote(str(directory))} || exit 1\nexec {command}\n"
+
+
+def configure(
+    paths: Paths, config: HostConfig, key: bytes, artifact: str, settings: dict[str, Any], gid: int
+) -> tuple[str, bool]:
+    """Make the release of `artifact` with `settings`. Returns its id and whether it is new."""
+    name = images.parse_stem(paths.app, artifact)
+    manifest = images.manifest_of(paths, name)
+    if manifest is None:
+        raise refused(f"{artifact} is not staged on this host", "", "stage it first")
+    check_config(settings)
+    made, checks = split_config(settings)
+    sha = str(manifest["sha"])
+    identity = release_id(key, sha, manifest["image"]["sha256"], made)
+    home = paths.releases / identity
+    image = paths.images / name
+    environment = build_environment(paths, identity, sha, image, made)
+    paths.checks.mkdir(exist_ok=True, mode=0o700)
+    files.write_json(paths.checks / f"{identity}.json", checks, 0o600)
+    if (home / ".complete").exists():
+        return identity, False
+    files.remove_tree(home)
+    source = Path(os.path.normpath(image / "app" / made.get("source_dir", ".")))
+    with files.directory_aside(home) as aside:
+        aside.chmod(0o755)
+        for entry in ("app", "venv", "static"):
+            os.symlink(image / entry, aside / entry)
+        _write_texts(aside / "files", made.get("files") or {}, 0o644, 0)
+        _write_texts(aside / "secrets", split_secrets(made.get("secrets") or {})[1], 0o640, gid)
+        scripts = {"web": script(source, f"{image}/venv/bin/gunicorn --config {SERVE}/bluegreen_gunicorn.py")}
+        scripts |= {
+            process.name: script(source, process.command) for process in parse_processes(made.get("processes") or {})
+        }
+        _write_texts(aside / "run", scripts, 0o755, 0)
+        lines = "".join(environment_line(name, value) for name, value in sorted(environment.items()))
+        (aside / "env").touch(mode=0o600)
+        (aside / "env").write_text(lines)
+        (aside / "manifest.json").write_text(json.dumps(manifest, sort_keys=True))
+        public = {
+            **made,
+            "secrets": sorted(made.get("secrets") or {}),
+            "artifact": artifact,
+            "sha": sha,
+            "release": identity,
+        }
+        (aside / "config.json").write_text(json.dumps(public, indent=1, sort_keys=True))
+        for readable in ("manifest.json", "config.json"):
+            (aside / readable).chmod(0o644)
+        (aside / ".complete").touch()
+    return identity, True
+
+
+def _write_texts(directory: Path, texts: dict[str, str], mode: int, gid: int) -> None:
+    directory.mkdir(mode=0o755)
+    if gid:
+        os.chown(directory, 0, gid)
+        directory.chmod(0o750)
+    for name, content in texts.items():
+        path = directory / name
+        path.touch(mode=0o600)
+        path.write_text(content)
+        if gid:
+            os.chown(path, 0, gid)
+        path.chmod(mode)
+
+
+def complete(paths: Paths, release: str) -> bool:
+    """Whether the release was made completely and is still here."""
+    return (
+        bool(re.fullmatch(r"[0-9a-f]{12}-[0-9a-f]{8}", release)) and (paths.releases / release / ".complete").exists()
+    )
+
+
+def config_of(paths: Paths, release: str) -> dict[str, Any]:
+    """A release's configuration without secrets. Raises when it is not complete."""
+    if not complete(paths, release):
+        raise refused(
+            f"the release {release} is not on this host",
+            "it was never staged completely, or pruned",
+            "deploy its sha again",
+        )
+    found = files.read_json(paths.releases / release / "config.json")
+    if found is None:
+        raise refused(f"the release {release} is damaged", "its config.json is missing", "deploy its sha again")
+    return found
+
+
+def checks_of(paths: Paths, release: str) -> dict[str, Any]:
+    """The smoke checks and warm-up requests of a release (secret)."""
+    return files.read_json(paths.checks / f"{release}.json") or {}
+
+
+def processes_of(paths: Paths, release: str) -> list[Process]:
+    """The background processes of a release."""
+    return parse_processes(config_of(paths, release).get("processes") or {})
+
+
+def image_of(paths: Paths, release: str) -> str:
+    """The name of a release's image."""
+    return images.parse_stem(paths.app, str(config_of(paths, release)["artifact"]))
+
+
+def resolved(paths: Paths, colour: str) -> str | None:
+    """The release that a colour's link names."""
+    try:
+        return Path(os.readlink(paths.colour(colour))).name
+    except (FileNotFoundError, OSError):
+        return None

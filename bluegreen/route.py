@@ -1,0 +1,78 @@
+"""The route: a directory of links that nginx follows, replaced by one rename.
+
+Why links and no reload: docs/architecture.md. `links` decides, `write` acts.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from bluegreen import files
+from bluegreen.config import SLOTS, Paths, other
+
+KEPT_GENERATIONS = 5
+
+
+def links(paths: Paths, live: str, share: int, statics: dict[str, str], fallback: bool) -> dict[str, str]:
+    """The content of a generation: link name → target.
+
+    `live` is the colour that serves, `share` the percentage (0 to 100, steps of 5) routed to the other colour,
+    `statics` each colour's directory of unhashed static files, `fallback` whether the other colour may stand in
+    when the chosen one does not answer (only a warm confirmed release may).
+    """
+    if not 0 <= share <= 100 or share % (100 // SLOTS):
+        raise ValueError(f"share must be 0 to 100 in steps of {100 // SLOTS}, not {share}")
+    idle = other(live)
+    moved = share * SLOTS // 100
+    result = {"next": str(paths.socket(idle))}
+    for slot in range(SLOTS):
+        # the first slots move first: the visitors at 5 % are among those at 25 %
+        colour = idle if slot < moved else live
+        spare = other(colour) if fallback else colour
+        result[f"s{slot:02}"] = str(paths.socket(colour))
+        result[f"ws{slot:02}"] = str(paths.socket(colour))
+        result[f"fb{slot:02}"] = str(paths.socket(spare))
+        result[f"st{slot:02}"] = statics.get(colour, str(paths.state / "empty"))
+    return result
+
+
+def write(paths: Paths, content: dict[str, str]) -> str:
+    """Make `content` the route. Returns the new generation's name; traffic moves at the rename."""
+    paths.routes.mkdir(exist_ok=True)
+    generation = str(time.time_ns())
+    with files.directory_aside(paths.routes / generation) as aside:
+        aside.chmod(0o755)
+        for name, target in content.items():
+            os.symlink(target, aside / name)
+    files.replace_symlink(paths.route, f"routes/{generation}")
+    for old in sorted(path.name for path in paths.routes.iterdir() if path.name.isdigit())[:-KEPT_GENERATIONS]:
+        files.remove_tree(paths.routes / old)
+    return generation
+
+
+def read(paths: Paths) -> dict[str, str] | None:
+    """The links of the current generation, or None where there is none."""
+    try:
+        return {entry.name: os.readlink(entry.path) for entry in os.scandir(paths.route) if entry.is_symlink()}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def current_generation(paths: Paths) -> str | None:
+    """The name of the current generation."""
+    try:
+        return Path(os.readlink(paths.route)).name
+    except (FileNotFoundError, OSError):
+        return None
+
+
+def shares(content: dict[str, str] | None, paths: Paths) -> dict[str, int]:
+    """The percentage of slots each colour has."""
+    count = {"blue": 0, "green": 0}
+    for slot in range(SLOTS):
+        for colour in count:
+            if content and content.get(f"s{slot:02}") == str(paths.socket(colour)):
+                count[colour] += 1
+    return {colour: number * 100 // SLOTS for colour, number in count.items()}

@@ -1,0 +1,350 @@
+"""Smoke checks: data in, verdict out. Runs without privileges (see privileges.py).
+
+A check is `{name, path, method, headers, body, form: {fields, csrf}, session, once, expect, contains, json, assets,
+on_live, timeout}`. `parse_checks` refuses what it does not know; `judge` decides from an answer alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html.parser
+import http.client
+import json
+import re
+import time
+import urllib.parse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bluegreen.errors import bad_input
+from bluegreen.web import STAMP, Response, Visitor, Where, request
+
+TRANSIENT = (429, 502, 503, 504)
+ATTEMPTS = 3
+PAUSE = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One smoke check; the fields are the keys of app_smoke."""
+
+    name: str
+    path: str = "/"
+    method: str = "GET"
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    body: str = ""
+    form: dict[str, Any] = dataclasses.field(default_factory=dict)
+    session: str = ""
+    command: str = ""
+    once: bool = False
+    expect: list[int] = dataclasses.field(default_factory=list)
+    contains: list[str] = dataclasses.field(default_factory=list)
+    json: dict[str, Any] = dataclasses.field(default_factory=dict)
+    assets: bool = False
+    on_live: bool = True
+    timeout: int = 10
+
+    @property
+    def expected(self) -> list[int]:
+        """The statuses that pass: a form ends in a redirect, everything else in 200, unless told otherwise."""
+        return self.expect or ([302, 303] if self.form else [200])
+
+
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "name": str, "path": str, "method": str, "headers": dict, "body": (str, dict, list), "form": dict, "session": str, "command": str,
+    "once": bool, "expect": (int, list), "contains": (str, list), "json": dict, "assets": bool, "on_live": bool, "timeout": int,
+}  # fmt: skip
+
+
+def parse_checks(raw: Any) -> list[Check]:
+    """The checks of app_smoke. Raises BluegreenError that names the check, the key and what would be right."""
+    if not isinstance(raw, list):
+        raise bad_input("app_smoke must be a list of checks", "for example: [{name: home, path: /}]")
+    found: list[Check] = []
+    for number, item in enumerate(raw):
+        where = f"app_smoke[{number}]"
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+            raise bad_input(f"{where} needs a name", "for example: {name: home, path: /}")
+        where = f"app_smoke ({item['name']})"
+        for key, value in item.items():
+            if key not in TYPES:
+                raise bad_input(f"{where} has an unknown key {key}", f"known: {', '.join(TYPES)}")
+            wanted = TYPES[key]
+            if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+                raise bad_input(f"{where}: {key} has the wrong type", f"it is {type(value).__name__}")
+        if not str(item.get("path", "/")).startswith("/"):
+            raise bad_input(f"{where}: path must begin with /", f"it is {item['path']!r}")
+        if item.get("session", "") not in ("", "start", "use"):
+            raise bad_input(f"{where}: session is start or use", f"it is {item['session']!r}")
+        if "command" in item and item.get("session") != "start":
+            raise bad_input(f"{where}: command makes a session, so session must be start")
+        values = dict(item)
+        for key in ("expect", "contains"):
+            if key in values and not isinstance(values[key], list):
+                values[key] = [values[key]]
+        if isinstance(values.get("body"), (dict, list)):
+            values["body"] = json.dumps(values["body"])
+            values["headers"] = {"Content-Type": "application/json", **values.get("headers", {})}
+        if values.get("form") and not isinstance(values["form"].get("fields"), dict):
+            raise bad_input(
+                f"{where}: form needs fields", "for example: {fields: {username: smoke, password: …}, csrf: true}"
+            )
+        if values.get("form") or values.get("body"):
+            values.setdefault("method", "POST")
+        values["method"] = str(values.get("method", "GET")).upper()
+        found.append(Check(**values))
+    if sum(check.session == "start" for check in found) > 1:
+        raise bad_input("app_smoke: one sign-in per deploy", "more than one check has session: start")
+    return found
+
+
+def order(checks: Sequence[Check]) -> list[Check]:
+    """The sign-in first, because others use its session; the rest as written."""
+    return sorted(checks, key=lambda check: check.session != "start")
+
+
+def select(checks: Sequence[Check], target: str, first: bool, has_session: bool) -> tuple[list[Check], list[str]]:
+    """The checks to run on a target, and the names of those left out.
+
+    `first` is the host that signs in and runs the `once` checks; the others use its session.
+    """
+    chosen, left_out = [], []
+    for check in order(checks):
+        wanted = first or not (check.once or check.session == "start")
+        if target == "live":
+            wanted = wanted and check.on_live and not check.once
+            # one sign-in per deploy: the live release is asked with the session that exists
+            wanted = wanted and not (check.session == "start" and has_session)
+        if target == "front":
+            wanted = (
+                wanted and check.method == "GET" and not check.form and check.session != "start" and not check.command
+            )
+        if (
+            check.session == "use"
+            and not has_session
+            and not (first and target != "front" and any(c.session == "start" for c in checks))
+        ):
+            wanted = False
+        (chosen if wanted else left_out).append(check if wanted else check.name)  # type: ignore[arg-type]
+    return chosen, left_out
+
+
+def judge(check: Check, answer: Response, release: str) -> str:
+    """What is wrong with an answer; an empty text if nothing is."""
+    stamp = answer.header(STAMP)
+    if stamp != release:
+        return f"answered by {stamp or 'something that is not a release'}, not by {release}"
+    if answer.status not in check.expected:
+        where = f" to {answer.header('Location')}" if answer.header("Location") else ""
+        return f"status {answer.status}{where}, expected {' or '.join(map(str, check.expected))}"
+    for text in check.contains:
+        if text not in answer.text:
+            return f"the answer does not contain {text!r}"
+    if check.json:
+        try:
+            value = json.loads(answer.body)
+        except ValueError:
+            return "the answer is not JSON"
+        return compare(check.json, value, "")
+    return ""
+
+
+def compare(wanted: Any, found: Any, path: str) -> str:
+    """The first place where `found` lacks what `wanted` asks for; an empty text if nowhere."""
+    if isinstance(wanted, dict):
+        if not isinstance(found, dict):
+            return f"{path or 'the answer'} is not an object"
+        for key, value in wanted.items():
+            here = f"{path}.{key}" if path else str(key)
+            if key not in found:
+                return f"{here} is missing"
+            if problem := compare(value, found[key], here):
+                return problem
+        return ""
+    return "" if wanted == found else f"{path} is {found!r}, expected {wanted!r}"
+
+
+class _Links(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.csrf = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        if tag == "link" and {"stylesheet", "icon", "modulepreload", "preload"} & set(values.get("rel", "").split()):
+            self.found.append(values.get("href", ""))
+        elif tag in ("script", "img", "source"):
+            self.found.append(values.get("src", ""))
+        elif tag == "input" and values.get("name") == "csrfmiddlewaretoken":
+            self.csrf = self.csrf or values.get("value", "")
+
+
+def read_page(text: str) -> tuple[list[str], str]:
+    """The paths of a page's own assets, and its CSRF token."""
+    parser = _Links()
+    parser.feed(text)
+    paths = []
+    for link in parser.found:
+        url = urllib.parse.urlsplit(link)
+        if url.path.startswith("/") and not url.netloc and url.path not in paths:
+            paths.append(url.path)
+    return paths, parser.csrf
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What a run of checks talks to."""
+
+    where: Where
+    visitor: Visitor
+    release: str
+    static_url: str = "/static/"
+    static_root: str = ""  # where nginx finds this release's files; empty: ask over HTTP
+
+
+def run_check(check: Check, target: Target, cookies: dict[str, str]) -> str:
+    """Do one check once. Returns what is wrong. Raises OSError or HTTPException without a complete answer."""
+
+    def ask(method: str, path: str, headers: dict[str, str], body: bytes | None) -> Response:
+        return request(target.where, target.visitor, method, path, headers, body, cookies, check.timeout)
+
+    headers, body = dict(check.headers), check.body.encode() or None
+    if check.form:
+        fields = {name: str(value) for name, value in check.form["fields"].items()}
+        if check.form.get("csrf", True):
+            page = ask("GET", check.path, check.headers, None)
+            if page.status != 200:
+                return f"the form's page answers {page.status}, expected 200"
+            token = read_page(page.text)[1] or cookies.get("csrftoken", "")
+            if not token:
+                return "the form's page has no CSRF token"
+            fields["csrfmiddlewaretoken"] = token
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        body = urllib.parse.urlencode(fields).encode()
+    before = set(cookies)
+    answer = ask(check.method, check.path, headers, body)
+    problem = judge(check, answer, target.release)
+    if not problem and check.session == "start" and not set(cookies) - before - {"csrftoken"}:
+        problem = "the sign-in set no session cookie"
+    if not problem and check.assets:
+        problem = check_assets(read_page(answer.text)[0], target, check.timeout)
+    return problem
+
+
+def check_assets(paths: Sequence[str], target: Target, timeout: float) -> str:
+    """Whether every asset of a page is there. Behind nginx they are files; through the front they are asked for."""
+    if not paths:
+        return "the page names no assets"
+    for path in paths:
+        if path.startswith(target.static_url) and target.static_root:
+            if not Path(target.static_root, urllib.parse.unquote(path.removeprefix(target.static_url))).is_file():
+                return f"{path} is not among the release's static files"
+            continue
+        status = request(target.where, target.visitor, "GET", path, timeout=timeout).status
+        if status != 200:
+            return f"{path} answers {status}"
+    return ""
+
+
+def attempt(
+    check: Check, target: Target, cookies: dict[str, str], deadline: float, clock: Callable[[], float] = time.monotonic
+) -> dict[str, Any]:
+    """Do a check until it passes, fails for good, or the deadline (on `clock`, seconds) is reached."""
+    started = clock()
+    tries = 0
+    repeatable = check.method in ("GET", "HEAD")
+    while True:
+        tries += 1
+        jar = dict(cookies)
+        transient = False
+        try:
+            problem = run_check(check, target, jar)
+            transient = any(problem.startswith(f"status {status}") for status in TRANSIENT)
+        except (OSError, http.client.HTTPException) as failure:
+            problem = f"no answer: {failure or type(failure).__name__}"
+            # a POST that was sent may have worked; only a refused connection is certain to have done nothing
+            transient = repeatable or isinstance(failure, (ConnectionRefusedError, FileNotFoundError))
+        if not problem:
+            cookies.clear()
+            cookies.update(jar)
+            break
+        if clock() + PAUSE >= deadline or not (transient or (repeatable and tries < ATTEMPTS)):
+            break
+        time.sleep(PAUSE)
+    return {
+        "name": check.name,
+        "path": check.path,
+        "ok": not problem,
+        "problem": problem,
+        "tries": tries,
+        "ms": round((clock() - started) * 1000),
+    }
+
+
+def run(checks: Sequence[Check], target: Target, session: dict[str, str] | None, timeout: float) -> dict[str, Any]:
+    """Do all checks; stop at the first that fails, because the later ones may rest on it.
+
+    Returns {verdict, checks, session}; the session is secret.
+    """
+    cookies = dict(session or {})
+    deadline = time.monotonic() + timeout
+    done = []
+    for check in checks:
+        use = cookies if check.session else {}
+        result = attempt(check, target, use, deadline)
+        done.append(result)
+        if not result["ok"]:
+            break
+    failed = [result for result in done if not result["ok"]]
+    return {"verdict": "fail" if failed else "pass", "checks": done, "session": cookies or None}
+
+
+def identity(target: Target, times: int, timeout: float) -> str:
+    """Ask `times` times as a new visitor who answers. Returns what is wrong."""
+    deadline = time.monotonic() + timeout
+    asked = 0
+    while asked < times:
+        try:
+            answer = request(target.where, target.visitor, "GET", "/", timeout=10)
+            stamp = answer.header(STAMP)
+            problem = (
+                ""
+                if stamp == target.release
+                else f"answered by {stamp or f'status {answer.status} without a stamp'}, not by {target.release}"
+            )
+        except (OSError, http.client.HTTPException) as failure:
+            problem = f"no answer: {failure or type(failure).__name__}"
+        if problem:
+            if time.monotonic() >= deadline:
+                return problem
+            time.sleep(PAUSE)
+            continue
+        asked += 1
+    return ""
+
+
+def warm(target: Target, requests: Sequence[dict[str, Any]], times: int) -> int:
+    """Send each warm-up request `times` times from a few threads. Returns how many were answered."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(item: dict[str, Any]) -> bool:
+        try:
+            request(target.where, target.visitor, "GET", str(item.get("path", "/")), item.get("headers"), timeout=30)
+            return True
+        except (OSError, http.client.HTTPException):
+            return False
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return sum(pool.map(one, [item for item in requests for _ in range(times)]))
+
+
+def redact(results: dict[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
+    """Replace secret texts in what is shown: an application may echo what it was sent."""
+    text = json.dumps(results)
+    for secret in sorted(set(secrets), key=len, reverse=True):
+        if len(secret) >= 4:
+            text = re.sub(re.escape(json.dumps(secret)[1:-1]), "********", text)
+    value: dict[str, Any] = json.loads(text)
+    return value

@@ -1,0 +1,155 @@
+"""Start the idle colour with a release, wait until it answers, warm it. Traffic is not touched."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from bluegreen import files, images, inflight, privileges, processes, release, route, smoke, units, web
+from bluegreen.config import COLOURS, other
+from bluegreen.context import Context
+from bluegreen.errors import check_failed, refused
+
+POLL = 0.05
+
+
+def idle_colour(context: Context) -> str:
+    """The colour that does not serve."""
+    live = context.state.live()
+    return other(live.colour) if live else "blue"
+
+
+def colour_of(context: Context, name: str) -> str | None:
+    """The colour that holds a release, the live one first."""
+    live = context.state.live()
+    ordered = (live.colour, other(live.colour)) if live else COLOURS
+    return next((colour for colour in ordered if release.resolved(context.paths, colour) == name), None)
+
+
+def is_active(app: str, colour: str) -> bool:
+    """Whether the colour's web unit runs."""
+    unit = units.web_unit(app, colour)
+    return units.properties([unit], ["ActiveState"])[unit].get("ActiveState") == "active"
+
+
+def target(context: Context, colour: str, name: str) -> smoke.Target:
+    """A colour's socket as checks see it."""
+    static_root = str((context.paths.releases / name / "static").resolve())
+    static_url = str(release.config_of(context.paths, name).get("static_url") or "/static/")
+    return smoke.Target(web.Where(str(context.paths.socket(colour))), context.visitor(), name, static_url, static_root)
+
+
+def answers(context: Context, colour: str, name: str, timeout: float) -> str:
+    """Ask a colour once more, freshly, whether it is `name`. Returns what is wrong."""
+    where = target(context, colour, name)
+    return str(privileges.call(lambda: smoke.identity(where, 1, timeout)))
+
+
+def statics(context: Context) -> dict[str, str]:
+    """Each colour's directory of unhashed static files."""
+    names = {colour: release.resolved(context.paths, colour) for colour in COLOURS}
+    return {
+        colour: str(context.paths.releases / name / "static")
+        for colour, name in names.items()
+        if name and release.complete(context.paths, name)
+    }
+
+
+def write_route(context: Context, live: str, share: int = 0, fallback: bool = False) -> str:
+    """Make a route from the colours' releases. `share` goes to the colour that is not `live`."""
+    return route.write(context.paths, route.links(context.paths, live, share, statics(context), fallback))
+
+
+def stop_colour(context: Context, colour: str, ceiling: float) -> int:
+    """Wait until nothing is in flight on a colour, then stop it and its processes. Returns what was cut off."""
+    left = 0
+    if is_active(context.app, colour):
+        left = inflight.wait_idle(lambda: inflight.sample(str(context.paths.socket(colour))), ceiling)
+    processes.stop(context, colour, wait=True)
+    units.systemctl("stop", units.web_unit(context.app, colour), timeout=300)
+    units.systemctl("reset-failed", units.web_unit(context.app, colour), check=False)
+    return left
+
+
+def wait_for_unit(unit: str, deadline: float) -> None:
+    """Wait until a unit is active. Raises with its last words when it fails or the deadline passes."""
+    while True:
+        values = units.properties([unit], ["ActiveState", "SubState", "Result", "NRestarts"])[unit]
+        if values.get("ActiveState") == "active":
+            return
+        died = (
+            values.get("ActiveState") == "failed"
+            or values.get("SubState") == "auto-restart"
+            or int(values.get("NRestarts") or 0) > 0
+        )
+        late = time.monotonic() > deadline
+        if died or late:
+            words = units.journal(unit, 30)
+            what = f"{unit} did not start" if died else f"{unit} was not ready in time"
+            raise check_failed(what, reason(words), f"journalctl -u {unit}", {"output": words})
+        time.sleep(POLL)
+
+
+def reason(words: list[str]) -> str:
+    """The line of a log that most likely says why: the last one that looks like an error."""
+    candidates = [line for line in words if "Error" in line or "error" in line or "Exception" in line]
+    return (candidates or words or ["it said nothing"])[-1].strip()
+
+
+def start(context: Context, name: str, timeout: float, warm: bool, alive: float) -> dict[str, Any]:
+    """Start the idle colour with release `name`; see the verb `start`."""
+    paths, state = context.paths, context.state
+    settings = release.config_of(paths, name)
+    if state.pending():
+        raise refused(
+            "a switch is pending on this host", "", f"bluegreen revert --app {context.app}, or wait for its deadline"
+        )
+    background = release.parse_processes(settings.get("processes") or {})
+    processes.check_schedules(background)
+    live = state.live()
+    colour = live.colour if live and live.release == name else idle_colour(context)
+    if context.dry_run:
+        return {"colour": colour, "release": name}
+    started = time.monotonic()
+    images.require_open(paths, context.config, release.image_of(paths, name))
+    unit = units.web_unit(context.app, colour)
+    already = release.resolved(paths, colour) == name and is_active(context.app, colour)
+    if live and colour != live.colour:
+        # nginx must not fall back to a colour that is about to change
+        write_route(context, live.colour)
+    if not already:
+        if colour != (live.colour if live else None):
+            stop_colour(context, colour, context.config.drain_ceiling)
+        files.replace_symlink(paths.colour(colour), f"releases/{name}")
+        if processes.sync(paths, colour, background):
+            units.systemctl("daemon-reload")
+        units.systemctl("reset-failed", unit, check=False)
+        units.systemctl("start", "--no-block", unit)
+    try:
+        early = processes.start_early(context, colour)
+        deadline = time.monotonic() + timeout
+        wait_for_unit(unit, deadline)
+        problem = answers(context, colour, name, max(1.0, deadline - time.monotonic()))
+        if problem:
+            raise check_failed(
+                f"the {colour} colour of {context.app} does not answer", problem, f"journalctl -u {unit}"
+            )
+        warmed = 0
+        if warm and not already:
+            where = target(context, colour, name)
+            wanted = release.checks_of(paths, name).get("warm") or []
+            times = int(settings.get("workers") or 2) * 4
+            warmed = privileges.call(lambda: smoke.warm(where, wanted, times))
+        processes.stay_alive(early, alive)
+    except BaseException:
+        if live is None or colour != live.colour:
+            processes.stop(context, colour, wait=True)
+            units.systemctl("stop", unit, check=False, timeout=300)
+        raise
+    return {
+        "colour": colour,
+        "release": name,
+        "already_running": already,
+        "warmed": warmed,
+        "seconds": round(time.monotonic() - started, 2),
+    }

@@ -1,0 +1,98 @@
+"""systemd, asked and told. Every call goes through `run`."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+
+from bluegreen.errors import BluegreenError, Code
+
+
+def run(
+    command: Sequence[str], timeout: float = 60, check: bool = True, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of the system and keep what it prints.
+
+    Raises BluegreenError when it fails (unless `check` is off), is missing, or takes longer than `timeout` seconds.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            input=stdin,
+            stdin=None if stdin is not None else subprocess.DEVNULL,
+        )
+    except FileNotFoundError:
+        raise BluegreenError(
+            Code.NOT_PROVISIONED, f"{command[0]} is not installed", "", "run ansible-playbook provision.yml"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise BluegreenError(Code.CHECK_FAILED, f"{' '.join(command[:3])} did not end within {timeout:g} s") from None
+    if check and done.returncode:
+        raise BluegreenError(
+            Code.CHECK_FAILED,
+            f"{' '.join(command[:4])} failed with status {done.returncode}",
+            last_line(done.stderr or done.stdout),
+        )
+    return done
+
+
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def systemctl(*words: str, timeout: float = 60, check: bool = True) -> str:
+    """Call systemctl. Returns what it printed."""
+    return run(("systemctl", "--no-ask-password", *words), timeout, check).stdout
+
+
+def properties(units: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Properties of several units in one call; a unit that systemd does not know is `inactive`."""
+    if not units:
+        return {}
+    text = systemctl("show", "--property", ",".join(("Id", *names)), "--", *units)
+    result = {}
+    for unit, block in zip(units, text.strip().split("\n\n"), strict=True):
+        result[unit] = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    return result
+
+
+def loaded(*patterns: str) -> list[str]:
+    """The units that match and are active, starting, stopping or failed."""
+    text = systemctl(
+        "list-units",
+        "--plain",
+        "--no-legend",
+        "--no-pager",
+        "--full",
+        "--state=active,activating,deactivating,reloading,failed",
+        *patterns,
+    )
+    return [line.split()[0] for line in text.splitlines() if line.strip()]
+
+
+def journal(unit: str, lines: int = 20) -> list[str]:
+    """The last lines of a unit's latest run."""
+    invocation = properties([unit], ["InvocationID"])[unit].get("InvocationID", "")
+    which = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else ["--unit", unit]
+    done = run(("journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", *which), check=False)
+    return [line for line in done.stdout.splitlines() if line.strip()]
+
+
+def web_unit(app: str, colour: str) -> str:
+    """The unit that serves a colour."""
+    return f"{app}@{colour}.service"
+
+
+def process_unit(app: str, colour: str, process: str, number: int) -> str:
+    """The unit of one copy of a background process."""
+    return f"{app}-{colour}@{process}-{number}.service"
+
+
+def timer_unit(app: str, colour: str, process: str) -> str:
+    """The timer of a process that runs by the clock."""
+    return f"{app}-{colour}@{process}-1.timer"

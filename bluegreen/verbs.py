@@ -1,0 +1,432 @@
+"""The verbs: what each is given, whether it changes the host, and which function does it.
+
+The command line and the batch are both made from this table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bluegreen import config as configuration
+from bluegreen import (
+    images,
+    inflight,
+    jobs,
+    privileges,
+    processes,
+    prune,
+    reconcile,
+    release,
+    smoke,
+    start,
+    status,
+    switch,
+)
+from bluegreen.config import COLOURS, other
+from bluegreen.context import Context
+from bluegreen.errors import BluegreenError, Code, bad_input, check_failed, refused
+from bluegreen.state import Deadline, Lease, Record, now
+
+Params = dict[str, Any]
+Answer = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Param:
+    """A parameter of a verb; `data` ones are objects and come on stdin only."""
+
+    kind: type
+    default: Any = None
+    help: str = ""
+    data: bool = False
+    required: bool = False
+    choices: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """One verb. `changes`: takes the lock and checks lease and generation. `wait`: seconds to wait for the lock."""
+
+    run: Callable[[Context, Params], Answer]
+    help: str
+    params: dict[str, Param] = dataclasses.field(default_factory=dict)
+    changes: bool = True
+    wait: float = 10.0
+
+
+RELEASE = Param(str, help="release id, as status shows it", required=True)
+
+
+def _live_release(context: Context, params: Params) -> str:
+    if params.get("release"):
+        return str(params["release"])
+    live = context.state.live()
+    if live is None:
+        raise refused("no release is live on this host", "", "run ansible-playbook deploy.yml -e sha=…")
+    return live.release
+
+
+# who may change the application
+
+
+def check_authority(context: Context) -> None:
+    """Refuse a call of an older generation, or while another deploy holds the lease. Renews the caller's lease."""
+    state = context.state
+    lease = state.lease()
+    if lease and lease.deploy_id != context.deploy_id:
+        raise BluegreenError(
+            Code.LEASE_HELD,
+            f"{lease.holder} is at work on {context.app}: {lease.what}",
+            f"since {lease.since}, the lease ends in {lease.left():.0f} s unless renewed",
+            f"wait for it; if it is dead: bluegreen lease --app {context.app} --action break",
+        )
+    if context.fence is not None:
+        state.raise_fence(context.fence)
+    if lease and not context.dry_run and lease.left() < lease.ttl * 0.9:
+        state.set_lease(dataclasses.replace(lease, expires_at=Deadline.after(lease.ttl).at))
+
+
+def lease(context: Context, params: Params) -> Answer:
+    """Take, show, release or break the lease."""
+    state, action = context.state, params["action"]
+    if action == "show":
+        held = state.lease()
+        return {"lease": held.public() if held else None}
+    if action == "break":
+        held = state.lease()
+        if held and not context.dry_run:
+            state.clear_lease()
+            state.append_history("lease broken", holder=held.holder, deploy_id=held.deploy_id)
+        return {"broken": held.public() if held else None}
+    if action == "release":
+        held = state.lease()
+        if held and held.deploy_id == context.deploy_id and not context.dry_run:
+            state.clear_lease()
+        return {"released": bool(held and held.deploy_id == context.deploy_id)}
+    check_authority(context)
+    taken = None
+    if not context.dry_run:
+        deadline = Deadline.after(params["ttl"])
+        taken = Lease(
+            context.deploy_id, context.holder, params["what"], now(), deadline.boot, deadline.at, params["ttl"]
+        )
+        state.set_lease(taken)
+    brief = status.status(context, brief=params["brief"])
+    return {
+        "lease": taken.public() if taken else None,
+        "fence": state.fence(),
+        "status": brief,
+        "machine": status.machine(context),
+    }
+
+
+# releases
+
+
+def stage(context: Context, params: Params) -> Answer:
+    """Make an artifact usable on this host."""
+    manifest = params["manifest"]
+    images.check_manifest(manifest, context.app)
+    name = images.parse_stem(context.app, manifest["artifact"])
+    if context.dry_run:
+        images.check_platform(manifest, status.machine(context)["arch"], images.host_glibc(), images.host_pythons())
+        have = images.manifest_of(context.paths, name) is not None
+        if not have:
+            images.check_space(context.paths, context.config, manifest["image"]["bytes"])
+        return {"have": have, "stop": not have}
+    return images.stage(context.paths, context.config, manifest, params["image"])
+
+
+def configure(context: Context, params: Params) -> Answer:
+    """Make a release of a staged artifact and a configuration."""
+    settings = params["config"]
+    smoke.parse_checks(settings.get("smoke") or [])
+    if context.dry_run:
+        release.check_config(settings)
+        return {"release": None, "changed": True}
+    gid = privileges_gid(context)
+    identity, new = release.configure(context.paths, context.config, context.key, params["artifact"], settings, gid)
+    settings = release.config_of(context.paths, identity)
+    if context.state.record(identity) is None:
+        context.state.set_record(Record(identity, settings["sha"], params["artifact"], staged_at=now()))
+        context.state.append_history("stage", release=identity, sha=settings["sha"], deploy_id=context.deploy_id)
+    return {"release": identity, "changed": new}
+
+
+def privileges_gid(context: Context) -> int:
+    """The group of the application's user."""
+    import grp
+
+    try:
+        return grp.getgrnam(context.config.user).gr_gid
+    except KeyError:
+        raise BluegreenError(
+            Code.NOT_PROVISIONED, f"there is no group {context.config.user}", "", "run ansible-playbook provision.yml"
+        ) from None
+
+
+def start_verb(context: Context, params: Params) -> Answer:
+    """Start the idle colour with a release."""
+    return start.start(context, params["release"], params["timeout"], params["warm"], params["alive"])
+
+
+def drain(context: Context, params: Params) -> Answer:
+    """Wait until nothing is in flight on the idle colour, then stop it."""
+    colour = params["colour"] or start.idle_colour(context)
+    live = context.state.live()
+    if live and live.colour == colour:
+        raise refused(f"{colour} is live", "", f"only {other(colour)} can be drained")
+    if context.state.pending():
+        raise refused("a switch is pending", "", "confirm or revert it first")
+    if context.dry_run:
+        return {"colour": colour, "in_flight": inflight.sample(str(context.paths.socket(colour)))}
+    if live:
+        start.write_route(context, live.colour)
+    started = time.monotonic()
+    left = start.stop_colour(context, colour, params["ceiling"] or context.config.drain_ceiling)
+    context.state.append_history("drain", colour=colour, left=left)
+    return {"colour": colour, "in_flight_left": left, "seconds": round(time.monotonic() - started, 2)}
+
+
+def processes_verb(context: Context, params: Params) -> Answer:
+    """Start, settle or stop background processes."""
+    live = context.state.live()
+    action = params["action"]
+    if action == "start":
+        name = _live_release(context, params)
+        colour = start.colour_of(context, name)
+        if colour is None:
+            raise refused(f"{name} is in neither colour", "", "start it first")
+        if context.dry_run:
+            return {"started": []}
+        names = processes.start_early(context, colour)
+        processes.stay_alive(names, params["alive"])
+        return {"started": names}
+    if live is None:
+        return {"started": [], "stopped": []}
+    if context.dry_run:
+        return {"started": [], "stopped": processes.running(context.app, other(live.colour))}
+    if action == "stop":
+        return {"started": [], "stopped": processes.stop(context, other(live.colour), params["wait"])}
+    return processes.settle(context, live.colour, params["wait"], params["alive"])
+
+
+# traffic
+
+
+def smoke_verb(context: Context, params: Params) -> Answer:
+    """Check a colour on its socket, or the live release through nginx."""
+    aim = params["target"]
+    if aim == "live":
+        name = _live_release(context, {})
+    else:
+        name = params["release"] or _live_release(context, {})
+    colour = start.colour_of(context, name)
+    if colour is None:
+        raise refused(f"{name} is in neither colour", "", f"bluegreen start --app {context.app} --release {name}")
+    raw = (
+        params["checks"] if params["checks"] is not None else release.checks_of(context.paths, name).get("smoke") or []
+    )
+    checks = smoke.parse_checks(raw)
+    session = params["session"]
+    first = params["role"] == "first"
+    chosen, left_out = smoke.select(checks, aim, first, bool(session))
+    where = switch.front_target(context, name) if aim == "front" else start.target(context, colour, name)
+    if any(check.command for check in chosen) and session is None:
+        session = session_by_command(context, name, next(check.command for check in chosen if check.command))
+    chosen = [check for check in chosen if not check.command]
+
+    def work() -> Answer:
+        problem = smoke.identity(where, 5 if aim == "front" else 1, min(5, params["timeout"]))
+        if problem:
+            return {
+                "verdict": "fail",
+                "checks": [{"name": "identity", "path": "/", "ok": False, "problem": problem, "ms": 0, "tries": 1}],
+                "session": None,
+            }
+        return smoke.run(chosen, where, session, params["timeout"])
+
+    result = privileges.call(work, timeout=params["timeout"] + 60)
+    until = time.monotonic() + params["during"]
+    rounds = 1
+    while result["verdict"] == "pass" and time.monotonic() < until:
+        time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+        result = privileges.call(work, timeout=params["timeout"] + 60)
+        rounds += 1
+    kept = result.pop("session")
+    secrets = [str(value) for check in checks for value in (check.form.get("fields") or {}).values()]
+    result = smoke.redact(result, secrets + list((kept or {}).values()))
+    result |= {
+        "release": name,
+        "colour": colour,
+        "left_out": left_out,
+        "rounds": rounds,
+        "proven": any(c.session for c in chosen),
+    }
+    if result["verdict"] == "fail":
+        failed = next(item for item in result["checks"] if not item["ok"])
+        raise check_failed(
+            f"the check {failed['name']} ({failed['path']}) fails on {name}", failed["problem"], "", result
+        )
+    return {**result, "session": kept}
+
+
+def session_by_command(context: Context, name: str, command: str) -> dict[str, str]:
+    """A session made by a management command, which prints `cookie=value` as its last line."""
+    answer = jobs.manage(context, name, command, 60)
+    line = answer["output"][-1] if answer["output"] else ""
+    cookie, equals, value = line.strip().partition("=")
+    if answer["rc"] or not equals or not cookie.replace("_", "").replace("-", "").isalnum():
+        raise check_failed(f"the command {command.split(maxsplit=1)[0]} makes no session", "its last line must be cookie=value")
+    return {cookie: value}
+
+
+def route_verb(context: Context, params: Params) -> Answer:
+    """Route a share of the visitors to a release; all of them is a switch."""
+    if not 0 < params["share"] <= 100 or params["share"] % 5:
+        raise bad_input(
+            f"share {params['share']} is not possible",
+            f"the nearest is {min(100, max(5, round(params['share'] / 5) * 5))}",
+            "use steps of 5",
+        )
+    if params["ttl"] < 1:
+        raise bad_input("ttl must be at least 1 second")
+    return switch.route_to(context, params["release"], params["share"], params["ttl"], params["kind"], params["fresh"])
+
+
+def revert(context: Context, params: Params) -> Answer:
+    """Go back to what was confirmed."""
+    if params["deadman"]:
+        return switch.deadman_fired(context, params["deadman"])
+    return switch.revert(context, params["why"], params["bad"])
+
+
+def mark(context: Context, params: Params) -> Answer:
+    """Remember a release as bad, or forgive it."""
+    if context.state.record(params["release"]) is None:
+        raise refused(f"{params['release']} was never on this host")
+    if not context.dry_run:
+        switch.mark(context, params["release"], params["state"], params["why"])
+        context.state.append_history("mark", release=params["release"], state=params["state"], why=params["why"])
+    return {"release": params["release"], "state": params["state"]}
+
+
+# jobs
+
+
+def migrate(context: Context, params: Params) -> Answer:
+    """Run or show the pending migrations of a release."""
+    name = _live_release(context, params)
+    return jobs.plan(context, name) if params["plan"] else jobs.migrate(context, name, params["timeout"])
+
+
+def manage(context: Context, params: Params) -> Answer:
+    """Run one management command in a release."""
+    return jobs.manage(context, _live_release(context, params), params["command"], params["timeout"])
+
+
+def history(context: Context, params: Params) -> Answer:
+    """What happened on this host, oldest first."""
+    return {"entries": context.state.history(params["limit"])}
+
+
+def note(context: Context, params: Params) -> Answer:
+    """Add a line to the history."""
+    if not context.dry_run:
+        context.state.append_history(params["event"], **params["details"], deploy_id=context.deploy_id)
+    return {}
+
+
+def tokens(context: Context, params: Params) -> Answer:
+    """The tokens that nginx's configuration needs. Secret."""
+    return {purpose: configuration.token(context.key, purpose) for purpose in ("probe", "next")}
+
+
+VERBS: dict[str, Verb] = {
+    "status": Verb(lambda c, p: status.status(c), "what this host serves, keeps and has pending", changes=False),
+    "history": Verb(history, "what happened here", {"limit": Param(int, 50)}, changes=False),
+    "lease": Verb(lease, "who may change the application now", {
+        "action": Param(str, "show", choices=("take", "release", "show", "break")), "what": Param(str, "work on the host"),
+        "ttl": Param(float, 900.0, "seconds until it expires unless renewed"), "brief": Param(bool, False)}),
+    "stage": Verb(stage, "fetch, verify and open an artifact", {
+        "manifest": Param(dict, data=True, required=True), "image": Param(str, None, "name of the uploaded file in the inbox")}),
+    "configure": Verb(configure, "make a release of an artifact and a configuration", {
+        "artifact": Param(str, required=True), "config": Param(dict, data=True, required=True)}),
+    "check": Verb(lambda c, p: jobs.check(c, p["release"]), "manage.py check --deploy in a release", {"release": RELEASE}),
+    "start": Verb(start_verb, "start the idle colour with a release, and warm it", {
+        "release": RELEASE, "timeout": Param(float, 60.0), "warm": Param(bool, True),
+        "alive": Param(float, 3.0, "seconds a background process must stay alive")}),
+    "smoke": Verb(smoke_verb, "check a release on its socket, or through nginx", {
+        "target": Param(str, "idle", choices=("idle", "live", "front")), "release": Param(str, None), "checks": Param(list, None, data=True),
+        "session": Param(dict, None, data=True), "role": Param(str, "first", choices=("first", "other")),
+        "timeout": Param(float, 30.0), "during": Param(float, 0.0, "seconds to go on checking")}, changes=False),
+    "route": Verb(route_verb, "route visitors to a release until confirmed", {
+        "release": RELEASE, "share": Param(int, 100), "ttl": Param(float, 60.0, "seconds until it reverts by itself"),
+        "kind": Param(str, "deploy", choices=("deploy", "rollback")), "fresh": Param(bool, False, "ask the release once more before")}),
+    "extend": Verb(lambda c, p: switch.extend(c, p["ttl"]), "move the deadline of a pending switch", {"ttl": Param(float, 60.0)}),
+    "confirm": Verb(lambda c, p: switch.confirm(c, p["release"]), "make a pending switch final", {"release": RELEASE}),
+    "revert": Verb(revert, "go back to what was confirmed", {
+        "why": Param(str, "asked for"), "bad": Param(bool, False, "remember the release as bad"), "deadman": Param(str, "", "the timer's call")}, wait=300),
+    "rollback": Verb(lambda c, p: switch.rollback(c, p["to"], p["ttl"]), "roll this host back (the others go on)", {
+        "to": Param(str, None, "release id or sha"), "ttl": Param(float, 60.0)}),
+    "rollback_target": Verb(lambda c, p: switch.rollback_target(c, p["to"]), "where a rollback would go", {"to": Param(str, None)}, changes=False),
+    "mark": Verb(mark, "remember a release as bad, or forgive it", {
+        "release": RELEASE, "state": Param(str, "bad", choices=("bad", "staged", "rolled_back")), "why": Param(str, "")}),
+    "drain": Verb(drain, "stop the idle colour when nothing is in flight", {
+        "colour": Param(str, "", choices=("", *COLOURS)), "ceiling": Param(float, 0.0)}),
+    "processes": Verb(processes_verb, "background processes", {
+        "action": Param(str, "settle", choices=("start", "settle", "stop")), "release": Param(str, None), "wait": Param(bool, True),
+        "alive": Param(float, 0.0)}),
+    "prune": Verb(lambda c, p: prune.prune(c, p["keep"] or c.config.releases_keep), "remove old releases", {"keep": Param(int, 0)}),
+    "migrate": Verb(migrate, "run the pending migrations of a release", {
+        "release": Param(str, None), "plan": Param(bool, False, "only show them"), "timeout": Param(float, 3600.0)}),
+    "manage": Verb(manage, "one management command in a release", {
+        "command": Param(str, required=True), "release": Param(str, None), "timeout": Param(float, 3600.0)}, changes=False),
+    "reconcile": Verb(lambda c, p: reconcile.reconcile(c, p["wait"]), "make the host what its state says", {
+        "wait": Param(float, 60.0)}, wait=60),
+    "note": Verb(note, "add a line to the history", {"event": Param(str, required=True), "details": Param(dict, {}, data=True)}),
+    "tokens": Verb(tokens, "the tokens for nginx (secret)", changes=False),
+}  # fmt: skip
+
+# verbs that must work whoever holds the lease: the way back, and asking
+LEASE_FREE = {"lease", "revert", "reconcile", "note"}
+
+
+def validate(verb: str, given: Params) -> Params:
+    """The parameters of a verb, with defaults. Raises BluegreenError that names what is wrong."""
+    if verb not in VERBS:
+        raise bad_input(f"{verb!r} is not a verb", f"known: {', '.join(VERBS)}")
+    spec = VERBS[verb].params
+    for name in given:
+        if name not in spec:
+            raise bad_input(f"{verb} has no parameter {name!r}", f"known: {', '.join(spec) or 'none'}")
+    result = {}
+    for name, param in spec.items():
+        value = given.get(name)
+        if value is None:
+            if param.required:
+                raise bad_input(f"{verb} needs {name}")
+            value = param.default
+        elif param.kind is float and type(value) is int:
+            value = float(value)
+        elif type(value) is not param.kind:
+            raise bad_input(f"{verb}: {name} must be of type {param.kind.__name__}", f"it is {type(value).__name__}")
+        if param.choices and value not in param.choices:
+            raise bad_input(f"{verb}: {name} is {value!r}", f"wanted: {', '.join(filter(None, param.choices))}")
+        result[name] = value
+    return result
+
+
+def perform(context: Context, verb: str, given: Params) -> Answer:
+    """Do one verb: check its parameters, take the lock if it changes something, check authority, act."""
+    params = validate(verb, given)
+    entry = VERBS[verb]
+    if not entry.changes:
+        return entry.run(context, params)
+    with context.state.lock(verb, entry.wait):
+        if verb not in LEASE_FREE:
+            check_authority(context)
+        return entry.run(context, params)
