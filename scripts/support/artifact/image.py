@@ -1,0 +1,116 @@
+"""The container image builds run in where the target's Python is not: the target's base system with a compiler."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from support.artifact.errors import InputError
+from support.artifact.settings import CODENAMES
+from support.common import Failure, last_line, program, run
+
+NAME = "localhost/bluegreen-build"
+PACKAGES = (
+    "build-essential,ca-certificates,git,libffi-dev,libpq-dev,libssl-dev,pkg-config,"
+    "python3,python3-dev,python3-venv,squashfs-tools"
+)
+
+
+class Podman:
+    """podman as the calling user, with a configuration that starts where limits and cgroups are narrow."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.program = program("podman")
+        self.env = dict(os.environ)
+        if "CONTAINERS_CONF" not in self.env and not _configured():
+            conf = scratch / "containers.conf"
+            conf.write_text(configuration(_limits(), runc=_has_runc()), encoding="utf-8")
+            self.env["CONTAINERS_CONF"] = str(conf)
+
+    def __call__(self, *words: str, what: str, timeout: float = 60, stdin: bytes | None = None) -> str:
+        return run([self.program, *words], what=what, timeout=timeout, stdin=stdin, env=self.env)
+
+    def has_image(self, image: str) -> bool:
+        words = [self.program, "image", "exists", image]
+        done = subprocess.run(words, env=self.env, capture_output=True, timeout=60, check=False)
+        if done.returncode > 1:
+            raise InputError(f"podman does not work here: {last_line(done.stderr)}")
+        return done.returncode == 0
+
+
+def configuration(limits: Mapping[str, int], *, runc: bool) -> str:
+    """containers.conf: limits a process without privileges may hand on; runc also starts on hybrid cgroups."""
+    ulimits = ", ".join(f'"{name}={value}:{value}"' for name, value in sorted(limits.items()))
+    engine = '[engine]\nruntime = "runc"\n\n' if runc else ""
+    return f"{engine}[containers]\ndefault_ulimits = [{ulimits}]\n"
+
+
+def ensure(podman: Podman, system: str, packages: list[str], note: Callable[[str], None]) -> str:
+    """Name of an image of `system` ("debian-13") with these packages, made now if there is none."""
+    own = os.environ.get("BLUEGREEN_BUILD_IMAGE", "")
+    base = own or f"{NAME}:{CODENAMES[system]}"
+    if not own and not podman.has_image(base):
+        note(f"make the image {base} (mmdebstrap {CODENAMES[system]}; a minute, once)")
+        _make_base(podman, system, base)
+    if not packages:
+        return base
+    key = hashlib.sha256("\n".join([base, *sorted(packages)]).encode()).hexdigest()[:8]
+    full = f"{NAME}:{CODENAMES[system]}-{key}"
+    if not podman.has_image(full):
+        note(f"make the image {full} (adds {' '.join(packages)}; once)")
+        _add_packages(podman, base, full, packages)
+    return full
+
+
+def _make_base(podman: Podman, system: str, image: str) -> None:
+    try:
+        debootstrap = program("mmdebstrap")
+    except Failure:
+        raise InputError(
+            f"no image for {system}: apt-get install mmdebstrap, or name an image with BLUEGREEN_BUILD_IMAGE"
+        ) from None
+    mirror = os.environ.get("BLUEGREEN_DEBIAN_MIRROR", "")
+    # /var/tmp: a root file system needs device nodes and room, which /tmp often lacks.
+    with tempfile.TemporaryDirectory(prefix="bluegreen-image-", dir="/var/tmp") as folder:
+        tar = f"{folder}/root.tar"
+        shape = ["--variant=apt", f"--include={PACKAGES}", "--dpkgopt=force-unsafe-io"]
+        words = [debootstrap, *shape, CODENAMES[system], tar, *([mirror] if mirror else [])]
+        Path(folder).chmod(0o755)  # a user namespace looks at it with another id
+        run(words, what=f"make a {system} file system", timeout=900, env={"TMPDIR": "/var/tmp"})  # noqa: S108
+        podman("import", "--change", 'CMD ["/bin/sh"]', tar, image, what=f"import {image}", timeout=300)
+
+
+def _add_packages(podman: Podman, base: str, image: str, packages: list[str]) -> None:
+    name = f"bluegreen-build-packages-{os.getpid()}"
+    script = f"apt-get -q update && apt-get -qy install --no-install-recommends {' '.join(packages)}"
+    words = ["run", "--name", name, "--network=host", "--env", "DEBIAN_FRONTEND=noninteractive"]
+    try:
+        podman(*words, base, "sh", "-c", script, what=f"install app_system_packages {packages}", timeout=900)
+        podman("commit", "--quiet", name, image, what=f"save {image}", timeout=300)
+    finally:
+        podman("rm", "-f", "-i", name, what=f"remove {name}")
+
+
+def _configured() -> bool:
+    config = os.environ.get("XDG_CONFIG_HOME") or str(Path("~/.config").expanduser())
+    return any(Path(folder, "containers/containers.conf").exists() for folder in (config, "/etc"))
+
+
+def _has_runc() -> bool:
+    try:
+        return bool(program("runc"))
+    except Failure:
+        return False
+
+
+def _limits() -> dict[str, int]:
+    limits = {}
+    for name, wanted, which in (("nofile", 65536, resource.RLIMIT_NOFILE), ("nproc", 16384, resource.RLIMIT_NPROC)):
+        hard = resource.getrlimit(which)[1]
+        limits[name] = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    return limits
