@@ -394,7 +394,7 @@ def read_inventory(path: Path) -> dict[str, Any]:
     """What `ansible-inventory --list` says about an inventory of any format."""
     if not path.exists():
         raise Failure(f"{path}: no such inventory (a directory or a file)", 2)
-    command = [program("ansible-inventory"), "-i", str(path), "--list"]
+    command = [program("ansible-inventory"), "-i", str(path.resolve()), "--list"]
     out = run(command, what=f"read {path}", timeout=120, env={"ANSIBLE_CONFIG": str(REPO / "ansible.cfg")}, cwd=REPO)
     listing: dict[str, Any] = json.loads(out)
     return listing
