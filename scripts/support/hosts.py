@@ -513,6 +513,7 @@ def up(path: Path, names: Sequence[str], *, bare: bool, rebuild: bool) -> int:
             system: ensure_image(podman, system, progress, cache=not bare, rebuild=rebuild)
             for system in sorted({host.system for host in missing if not (host.image or given)})
         }
+        _ensure_network(podman, network, subnet)  # before the pins: another inventory may own these addresses
         authorized = key_pair(STATE / "id_ed25519", "bluegreen test hosts")[1]
         keys = {host: key_pair(STATE / "keys" / name / host.name, host.name) for host in hosts}
         pinned = STATE / "known_hosts"
@@ -520,7 +521,6 @@ def up(path: Path, names: Sequence[str], *, bare: bool, rebuild: bool) -> int:
         after = known_hosts_with(before, {host.address: keys[host][1] for host in hosts})
         if after != before:
             write_atomic(pinned, after, 0o600)
-        _ensure_network(podman, network, subnet)
 
     def start(host: Host) -> None:
         container = host.container(name)
