@@ -23,6 +23,8 @@ from pathlib import Path
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FIRST_RELEASE = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 BETWEEN_RELEASES = timedelta(days=7)
+# What git would otherwise take from the machine's own settings, or do in the background.
+FIXED = ["-c", "core.fileMode=true", "-c", "core.autocrlf=false", "-c", "core.attributesFile=", "-c", "gc.auto=0"]
 NOT_SOURCE = shutil.ignore_patterns("__pycache__", "*.pyc", ".ruff_cache", ".mypy_cache", ".pytest_cache")
 
 
@@ -123,6 +125,7 @@ def _git(repository: Path, *arguments: str, identity: tuple[str, str] | None = N
     environment |= {
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_SYSTEM": os.devnull,
+        "GIT_ATTR_NOSYSTEM": "1",
         "GIT_DEFAULT_HASH": "sha1",
         "GIT_CEILING_DIRECTORIES": str(repository.parent),
     }
@@ -134,9 +137,12 @@ def _git(repository: Path, *arguments: str, identity: tuple[str, str] | None = N
                 f"GIT_{role}_EMAIL": f"{app}@example.org",
                 f"GIT_{role}_DATE": date,
             }
+    settings = [
+        f"-c{name}" for name in ("core.fileMode=true", "core.autocrlf=false", "core.attributesFile=", "gc.auto=0")
+    ]
     try:
-        done = subprocess.run(  # noqa: S603
-            ["git", "-c", "core.fileMode=true", "-c", "core.autocrlf=false", *arguments],  # noqa: S607
+        done = subprocess.run(
+            ["git", *FIXED, *arguments],
             cwd=repository,
             env=environment,
             check=True,

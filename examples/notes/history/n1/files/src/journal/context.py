@@ -1,0 +1,10 @@
+"""What every template knows."""
+
+from django.http import HttpRequest
+
+VERSION = "1"
+
+
+def version(request: HttpRequest) -> dict[str, str]:
+    """Return the version for the footer."""
+    return {"version": VERSION}
