@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import resource
 import subprocess
@@ -12,13 +13,12 @@ from pathlib import Path
 
 from support.artifact.errors import InputError
 from support.artifact.settings import CODENAMES
-from support.common import Failure, last_line, program, run
+from support.common import Failure, last_line, locked, program, run
 
 NAME = "localhost/bluegreen-build"
-PACKAGES = (
-    "build-essential,ca-certificates,git,libffi-dev,libpq-dev,libssl-dev,pkg-config,"
-    "python3,python3-dev,python3-venv,squashfs-tools"
-)
+# No libraries' headers: what an extension needs of the system, the hosts need too, so it goes in app_system_packages.
+PACKAGES = "build-essential,ca-certificates,git,python3,python3-dev,python3-venv,squashfs-tools"
+LABEL = "bluegreen.recipe"
 
 
 class Podman:
@@ -35,12 +35,13 @@ class Podman:
     def __call__(self, *words: str, what: str, timeout: float = 60, stdin: bytes | None = None) -> str:
         return run([self.program, *words], what=what, timeout=timeout, stdin=stdin, env=self.env)
 
-    def has_image(self, image: str) -> bool:
-        words = [self.program, "image", "exists", image]
-        done = subprocess.run(words, env=self.env, capture_output=True, timeout=60, check=False)
-        if done.returncode > 1:
+    def recipe(self, image: str) -> str | None:
+        """The recipe an image of ours was made by; None if there is no such image."""
+        words = [self.program, "image", "inspect", "--format", f'{{{{ index .Labels "{LABEL}" }}}}', image]
+        done = subprocess.run(words, env=self.env, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode != 0 and "no such" not in done.stderr and "not known" not in done.stderr:
             raise InputError(f"podman does not work here: {last_line(done.stderr)}")
-        return done.returncode == 0
+        return done.stdout.strip() if done.returncode == 0 else None
 
 
 def configuration(limits: Mapping[str, int], *, runc: bool) -> str:
@@ -50,26 +51,40 @@ def configuration(limits: Mapping[str, int], *, runc: bool) -> str:
     return f"{engine}[containers]\ndefault_ulimits = [{ulimits}]\n"
 
 
-def ensure(podman: Podman, system: str, packages: list[str], note: Callable[[str], None]) -> str:
-    """Name of an image of `system` ("debian-13") with these packages, made now if there is none."""
+def ensure(podman: Podman, system: str, packages: list[str], lock: Path, note: Callable[[str], None]) -> str:
+    """Name of an image of `system` ("debian-13") with these packages, made now if there is none.
+
+    `lock` is a file: two builds must not make one image at the same time.
+    """
     own = os.environ.get("BLUEGREEN_BUILD_IMAGE", "")
-    base = own or f"{NAME}:{CODENAMES[system]}"
-    if not own and not podman.has_image(base):
-        note(f"make the image {base} (mmdebstrap {CODENAMES[system]}; a minute, once)")
-        _make_base(podman, system, base)
-    if not packages:
-        return base
-    key = hashlib.sha256("\n".join([base, *sorted(packages)]).encode()).hexdigest()[:8]
-    full = f"{NAME}:{CODENAMES[system]}-{key}"
-    if not podman.has_image(full):
-        note(f"make the image {full} (adds {' '.join(packages)}; once)")
-        _add_packages(podman, base, full, packages)
-    return full
+    with locked(lock, lambda: note("wait for another build, which makes the image")):
+        if own:
+            base, key = own, own
+        else:
+            command = debootstrap_command(system, "-", os.environ.get("BLUEGREEN_DEBIAN_MIRROR", ""))
+            base, key = f"{NAME}:{CODENAMES[system]}", _digest(command)
+            if podman.recipe(base) != key:
+                note(f"make the image {base} (mmdebstrap {CODENAMES[system]}; a minute, once)")
+                _make_base(podman, system, base, key)
+        if not packages:
+            return base
+        key = _digest([key, *sorted(packages)])
+        full = f"{NAME}:{CODENAMES[system]}-{key[:8]}"
+        if podman.recipe(full) != key:
+            note(f"make the image {full} (adds {' '.join(packages)}; once)")
+            _add_packages(podman, base, full, packages, key)
+        return full
 
 
-def _make_base(podman: Podman, system: str, image: str) -> None:
+def debootstrap_command(system: str, target: str, mirror: str = "") -> list[str]:
+    """The command that makes the base image's root file system as a tar file."""
+    shape = ["--variant=apt", f"--include={PACKAGES}", "--dpkgopt=force-unsafe-io"]
+    return ["mmdebstrap", *shape, CODENAMES[system], target, *([mirror] if mirror else [])]
+
+
+def _make_base(podman: Podman, system: str, image: str, recipe: str) -> None:
     try:
-        debootstrap = program("mmdebstrap")
+        program("mmdebstrap")
     except Failure:
         raise InputError(
             f"no image for {system}: apt-get install mmdebstrap, or name an image with BLUEGREEN_BUILD_IMAGE"
@@ -78,22 +93,28 @@ def _make_base(podman: Podman, system: str, image: str) -> None:
     # /var/tmp: a root file system needs device nodes and room, which /tmp often lacks.
     with tempfile.TemporaryDirectory(prefix="bluegreen-image-", dir="/var/tmp") as folder:
         tar = f"{folder}/root.tar"
-        shape = ["--variant=apt", f"--include={PACKAGES}", "--dpkgopt=force-unsafe-io"]
-        words = [debootstrap, *shape, CODENAMES[system], tar, *([mirror] if mirror else [])]
         Path(folder).chmod(0o755)  # a user namespace looks at it with another id
+        words = debootstrap_command(system, tar, mirror)
         run(words, what=f"make a {system} file system", timeout=900, env={"TMPDIR": "/var/tmp"})  # noqa: S108
-        podman("import", "--change", 'CMD ["/bin/sh"]', tar, image, what=f"import {image}", timeout=300)
+        changes = ["--change", 'CMD ["/bin/sh"]', "--change", f"LABEL {LABEL}={recipe}"]
+        podman("import", *changes, tar, image, what=f"import {image}", timeout=300)
 
 
-def _add_packages(podman: Podman, base: str, image: str, packages: list[str]) -> None:
+def _add_packages(podman: Podman, base: str, image: str, packages: list[str], recipe: str) -> None:
     name = f"bluegreen-build-packages-{os.getpid()}"
     script = f"apt-get -q update && apt-get -qy install --no-install-recommends {' '.join(packages)}"
     words = ["run", "--name", name, "--network=host", "--env", "DEBIAN_FRONTEND=noninteractive"]
     try:
         podman(*words, base, "sh", "-c", script, what=f"install app_system_packages {packages}", timeout=900)
-        podman("commit", "--quiet", name, image, what=f"save {image}", timeout=300)
+        podman(
+            "commit", "--quiet", "--change", f"LABEL {LABEL}={recipe}", name, image, what=f"save {image}", timeout=300
+        )
     finally:
         podman("rm", "-f", "-i", name, what=f"remove {name}")
+
+
+def _digest(words: list[str]) -> str:
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
 
 
 def _configured() -> bool:

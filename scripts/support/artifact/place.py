@@ -80,7 +80,7 @@ class Container:
         self.podman = image.Podman(scratch)
         self.python = python
         self.container = f"bluegreen-build-{secrets.token_hex(6)}"
-        base = image.ensure(self.podman, DEBIAN_OF_PYTHON[python], packages, note)
+        base = image.ensure(self.podman, DEBIAN_OF_PYTHON[python], packages, cache.parent / "image.lock", note)
         self.name = f"a container of {base}"
         words = ["run", "--detach", "--rm", "--init", "--name", self.container, "--network=host"]
         words += [
