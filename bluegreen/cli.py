@@ -164,7 +164,7 @@ def batch(app: str, root: Path, call: dict[str, Any]) -> tuple[dict[str, Any], i
         if problem.details:
             results[verb] = problem.details
         print(f"bluegreen: {problem}", file=sys.stderr)
-    except Exception:
+    except Exception:  # noqa: BLE001  the answer must be JSON whatever happens
         status = int(Code.BUG)
         answer |= {"ok": False, "error": bug(verb)}
     answer["seconds"] = round(time.monotonic() - started, 3)
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = Path("/")) -> int:
     except PermissionError as problem:
         print(f"bluegreen: {problem}: run it with sudo", file=sys.stderr)
         return int(Code.NOT_PROVISIONED)
-    except Exception:
+    except Exception:  # noqa: BLE001  the answer must be JSON whatever happens
         show({"error": bug(options.verb)})
         return int(Code.BUG)
     show(answer)

@@ -44,12 +44,28 @@ print({MARK!r} + json.dumps({{
 """
 
 HARDENING = (
-    "NoNewPrivileges=yes", "CapabilityBoundingSet=", "PrivateTmp=yes", "PrivateDevices=yes", "ProtectSystem=strict", "ProtectHome=yes",
-    "ProtectKernelTunables=yes", "ProtectKernelModules=yes", "ProtectKernelLogs=yes", "ProtectControlGroups=yes", "ProtectClock=yes",
-    "ProtectHostname=yes", "ProtectProc=invisible", "LockPersonality=yes", "RestrictRealtime=yes", "RestrictSUIDSGID=yes",
-    "RestrictNamespaces=yes", "SystemCallArchitectures=native", "UMask=0027", "KeyringMode=private",
+    "NoNewPrivileges=yes",
+    "CapabilityBoundingSet=",
+    "PrivateTmp=yes",
+    "PrivateDevices=yes",
+    "ProtectSystem=strict",
+    "ProtectHome=yes",
+    "ProtectKernelTunables=yes",
+    "ProtectKernelModules=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectControlGroups=yes",
+    "ProtectClock=yes",
+    "ProtectHostname=yes",
+    "ProtectProc=invisible",
+    "LockPersonality=yes",
+    "RestrictRealtime=yes",
+    "RestrictSUIDSGID=yes",
+    "RestrictNamespaces=yes",
+    "SystemCallArchitectures=native",
+    "UMask=0027",
+    "KeyringMode=private",
     "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
-)  # fmt: skip
+)
 
 
 def command_line(context: Context, name: str, unit: str, words: Sequence[str], extra: dict[str, str]) -> list[str]:

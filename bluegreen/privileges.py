@@ -35,9 +35,10 @@ def call(work: Callable[[], Any], user: str = PROBE_USER, timeout: float = 600) 
     with os.fdopen(reader, "rb") as stream:
         text = stream.read()
     _, status = os.waitpid(child, 0)
-    answer = json.loads(text) if text else {"crash": f"the check process ended with status {status}"}
+    answer: dict[str, Any] = json.loads(text) if text else {"crash": f"the check process ended with status {status}"}
     if "error" in answer:
-        raise BluegreenError(**{**answer["error"], "code": Code(answer["error"]["code"])})
+        told = answer["error"]
+        raise BluegreenError(Code(told["code"]), told["what"], told["why"], told["todo"], told["details"])
     if "crash" in answer:
         raise BluegreenError(Code.BUG, answer["crash"])
     return answer["value"]
@@ -53,6 +54,7 @@ def _child(work: Callable[[], Any], entry: pwd.struct_passwd, reader: int, write
             os.initgroups(entry.pw_name, entry.pw_gid)
             os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
             os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+        answer: dict[str, Any]
         try:
             answer = {"value": work()}
         except BluegreenError as problem:
@@ -65,7 +67,7 @@ def _child(work: Callable[[], Any], entry: pwd.struct_passwd, reader: int, write
                     "details": problem.details,
                 }
             }
-        except Exception:
+        except Exception:  # noqa: BLE001  told to the parent, which raises it
             answer = {"crash": traceback.format_exc(limit=3).strip().splitlines()[-1]}
         with os.fdopen(writer, "wb") as stream:
             stream.write(json.dumps(answer).encode())

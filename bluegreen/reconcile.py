@@ -7,7 +7,7 @@ import shutil
 import time
 from typing import Any
 
-from bluegreen import files, images, processes, prune, release, route, start, switch, units
+from bluegreen import deadman, files, images, processes, prune, release, route, start, switch, units
 from bluegreen.config import COLOURS, other
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError
@@ -64,6 +64,9 @@ def reconcile(context: Context, wait: float) -> dict[str, Any]:
         switch.revert(context, "the host restarted or the deadline passed before it was confirmed", bad=False)
         done.append(f"reverted the unconfirmed switch to {pending.release}")
     pending = state.pending()
+    if pending and not deadman.timers(context.app):
+        deadman.arm(context.app, pending.deploy_id, pending.deadline.left())
+        done.append("armed the dead-man's timer again")
     if live and not pending:
         if release.resolved(paths, live.colour) != live.release and release.complete(paths, live.release):
             files.replace_symlink(paths.colour(live.colour), f"releases/{live.release}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bluegreen import files, images
-from bluegreen.config import PROCESS_NAME, HostConfig, Paths
+from bluegreen.config import PROCESS_NAME, Paths
 from bluegreen.errors import bad_input, refused
 
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -86,7 +86,8 @@ def parse_processes(raw: dict[str, Any]) -> list[Process]:
 
 def split_secrets(secrets: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
     """Secrets as environment and secrets as files."""
-    plain, as_files = {}, {}
+    plain: dict[str, str] = {}
+    as_files: dict[str, str] = {}
     for name, value in secrets.items():
         if isinstance(value, dict):
             if value.get("as") not in ("file", "env") or not isinstance(value.get("value"), str):
@@ -124,7 +125,7 @@ def release_id(key: bytes, sha: str, image_sha256: str, config: dict[str, Any]) 
 
 def split_config(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What makes a release, and what only checks it (a changed check does not make a new release)."""
-    checks = {name: config[name] for name in ("smoke", "warm") if name in config}
+    checks: dict[str, Any] = {name: config[name] for name in ("smoke", "warm") if name in config}
     return {name: value for name, value in config.items() if name not in checks}, checks
 
 
@@ -190,12 +191,11 @@ def check_config(config: dict[str, Any]) -> None:
 
 def script(directory: Path, command: str) -> str:
     """A start script: processes run from the resolved image, not through a colour's link."""
-    return f"#!/bin/sh\n# made by bluegreen; the release is immutable, so is this file\ncd {shlex.quote(str(directory))} || exit 1\nexec {command}\n"
+    lines = ("#!/bin/sh", "# made by bluegreen", f"cd {shlex.quote(str(directory))} || exit 1", f"exec {command}")
+    return "\n".join(lines) + "\n"
 
 
-def configure(
-    paths: Paths, config: HostConfig, key: bytes, artifact: str, settings: dict[str, Any], gid: int
-) -> tuple[str, bool]:
+def configure(paths: Paths, key: bytes, artifact: str, settings: dict[str, Any], gid: int) -> tuple[str, bool]:
     """Make the release of `artifact` with `settings`. Returns its id and whether it is new."""
     name = images.parse_stem(paths.app, artifact)
     manifest = images.manifest_of(paths, name)

@@ -52,51 +52,71 @@ class Check:
 
 
 TYPES: dict[str, type | tuple[type, ...]] = {
-    "name": str, "path": str, "method": str, "headers": dict, "body": (str, dict, list), "form": dict, "session": str, "command": str,
-    "once": bool, "expect": (int, list), "contains": (str, list), "json": dict, "assets": bool, "on_live": bool, "timeout": int,
-}  # fmt: skip
+    "name": str,
+    "path": str,
+    "method": str,
+    "headers": dict,
+    "body": (str, dict, list),
+    "form": dict,
+    "session": str,
+    "command": str,
+    "once": bool,
+    "expect": (int, list),
+    "contains": (str, list),
+    "json": dict,
+    "assets": bool,
+    "on_live": bool,
+    "timeout": int,
+}
 
 
 def parse_checks(raw: Any) -> list[Check]:
     """The checks of app_smoke. Raises BluegreenError that names the check, the key and what would be right."""
     if not isinstance(raw, list):
         raise bad_input("app_smoke must be a list of checks", "for example: [{name: home, path: /}]")
-    found: list[Check] = []
-    for number, item in enumerate(raw):
-        where = f"app_smoke[{number}]"
-        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-            raise bad_input(f"{where} needs a name", "for example: {name: home, path: /}")
-        where = f"app_smoke ({item['name']})"
-        for key, value in item.items():
-            if key not in TYPES:
-                raise bad_input(f"{where} has an unknown key {key}", f"known: {', '.join(TYPES)}")
-            wanted = TYPES[key]
-            if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-                raise bad_input(f"{where}: {key} has the wrong type", f"it is {type(value).__name__}")
-        if not str(item.get("path", "/")).startswith("/"):
-            raise bad_input(f"{where}: path must begin with /", f"it is {item['path']!r}")
-        if item.get("session", "") not in ("", "start", "use"):
-            raise bad_input(f"{where}: session is start or use", f"it is {item['session']!r}")
-        if "command" in item and item.get("session") != "start":
-            raise bad_input(f"{where}: command makes a session, so session must be start")
-        values = dict(item)
-        for key in ("expect", "contains"):
-            if key in values and not isinstance(values[key], list):
-                values[key] = [values[key]]
-        if isinstance(values.get("body"), (dict, list)):
-            values["body"] = json.dumps(values["body"])
-            values["headers"] = {"Content-Type": "application/json", **values.get("headers", {})}
-        if values.get("form") and not isinstance(values["form"].get("fields"), dict):
-            raise bad_input(
-                f"{where}: form needs fields", "for example: {fields: {username: smoke, password: …}, csrf: true}"
-            )
-        if values.get("form") or values.get("body"):
-            values.setdefault("method", "POST")
-        values["method"] = str(values.get("method", "GET")).upper()
-        found.append(Check(**values))
+    found = [parse_check(item, f"app_smoke[{number}]") for number, item in enumerate(raw)]
     if sum(check.session == "start" for check in found) > 1:
         raise bad_input("app_smoke: one sign-in per deploy", "more than one check has session: start")
     return found
+
+
+def parse_check(item: Any, where: str) -> Check:
+    """One check, its short forms spelled out."""
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+        raise bad_input(f"{where} needs a name", "for example: {name: home, path: /}")
+    where = f"app_smoke ({item['name']})"
+    for key, value in item.items():
+        if key not in TYPES:
+            raise bad_input(f"{where} has an unknown key {key}", f"known: {', '.join(TYPES)}")
+        wanted = TYPES[key]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise bad_input(f"{where}: {key} has the wrong type", f"it is {type(value).__name__}")
+    problem = contradiction(item)
+    if problem:
+        raise bad_input(f"{where}: {problem}")
+    values = dict(item)
+    for key in ("expect", "contains"):
+        if key in values and not isinstance(values[key], list):
+            values[key] = [values[key]]
+    if isinstance(values.get("body"), (dict, list)):
+        values["body"] = json.dumps(values["body"])
+        values["headers"] = {"Content-Type": "application/json", **values.get("headers", {})}
+    default = "POST" if values.get("form") or values.get("body") else "GET"
+    values["method"] = str(values.get("method", default)).upper()
+    return Check(**values)
+
+
+def contradiction(item: dict[str, Any]) -> str:
+    """What is wrong with a check whose keys and types are right; an empty text if nothing."""
+    if not str(item.get("path", "/")).startswith("/"):
+        return f"path must begin with /, it is {item['path']!r}"
+    if item.get("session", "") not in ("", "start", "use"):
+        return f"session is start or use, not {item['session']!r}"
+    if "command" in item and item.get("session") != "start":
+        return "command makes a session, so session must be start"
+    if item.get("form") and not isinstance(item["form"].get("fields"), dict):
+        return "form needs fields, for example: {fields: {username: smoke, password: …}, csrf: true}"
+    return ""
 
 
 def order(checks: Sequence[Check]) -> list[Check]:
@@ -109,7 +129,8 @@ def select(checks: Sequence[Check], target: str, first: bool, has_session: bool)
 
     `first` is the host that signs in and runs the `once` checks; the others use its session.
     """
-    chosen, left_out = [], []
+    chosen: list[Check] = []
+    left_out: list[str] = []
     for check in order(checks):
         wanted = first or not (check.once or check.session == "start")
         if target == "live":
@@ -126,7 +147,10 @@ def select(checks: Sequence[Check], target: str, first: bool, has_session: bool)
             and not (first and target != "front" and any(c.session == "start" for c in checks))
         ):
             wanted = False
-        (chosen if wanted else left_out).append(check if wanted else check.name)  # type: ignore[arg-type]
+        if wanted:
+            chosen.append(check)
+        else:
+            left_out.append(check.name)
     return chosen, left_out
 
 

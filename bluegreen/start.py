@@ -143,8 +143,7 @@ def start(context: Context, name: str, timeout: float, warm: bool, alive: float)
         processes.stay_alive(early, alive)
     except BaseException:
         if live is None or colour != live.colour:
-            processes.stop(context, colour, wait=True)
-            units.systemctl("stop", unit, check=False, timeout=300)
+            abandon(context)
         raise
     return {
         "colour": colour,
@@ -153,3 +152,30 @@ def start(context: Context, name: str, timeout: float, warm: bool, alive: float)
         "warmed": warmed,
         "seconds": round(time.monotonic() - started, 2),
     }
+
+
+def abandon(context: Context) -> dict[str, Any]:
+    """Give up what was started on the idle colour, and make the release before the live one warm again there.
+
+    Without the second half a failed deploy would cost the next rollback its speed.
+    """
+    live, state, paths = context.state.live(), context.state, context.paths
+    if state.pending():
+        raise refused("a switch is pending on this host", "", f"bluegreen revert --app {context.app}")
+    colour = idle_colour(context)
+    name = release.resolved(paths, colour)
+    record = state.record(name) if name else None
+    if context.dry_run or name is None or (record and record.state == "confirmed" and is_active(context.app, colour)):
+        return {"abandoned": None, "warming": None}
+    processes.stop(context, colour, wait=True)
+    units.systemctl("stop", units.web_unit(context.app, colour), check=False, timeout=300)
+    units.systemctl("reset-failed", units.web_unit(context.app, colour), check=False)
+    before = live.previous if live else None
+    warming = str(before["release"]) if before and release.complete(paths, str(before["release"])) else None
+    if warming and (known := state.record(warming)) and known.state == "confirmed":
+        files.replace_symlink(paths.colour(colour), f"releases/{warming}")
+        if processes.sync(paths, colour, release.processes_of(paths, warming)):
+            units.systemctl("daemon-reload")
+        units.systemctl("start", "--no-block", units.web_unit(context.app, colour))
+    state.append_history("abandon", release=name, warming=warming, deploy_id=context.deploy_id)
+    return {"abandoned": name, "warming": warming}

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,9 +30,21 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+BOOT_MARK = Path("/run/bluegreen/boot")
+
+
 def boot_id() -> str:
-    """Names this boot: deadlines of another boot have passed."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    """Names this boot: deadlines of another boot have passed.
+
+    The kernel's id and a mark in /run: what lives in /run ends together with the dead-man's timers, also in a system
+    container, which restarts without the kernel.
+    """
+    kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with contextlib.suppress(FileExistsError, PermissionError, FileNotFoundError), BOOT_MARK.open("x") as stream:
+        stream.write(uuid.uuid4().hex)
+    with contextlib.suppress(FileNotFoundError):
+        return f"{kernel}/{BOOT_MARK.read_text()}"
+    return kernel
 
 
 def uptime() -> float:

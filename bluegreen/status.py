@@ -28,19 +28,17 @@ def find_drift(
     found = []
     content = route.read(paths)
     wanted = expected_slots(live, pending)
-    if wanted is not None and route.shares(content, paths) != wanted:
-        found.append(
-            f"the route gives blue {route.shares(content, paths)['blue']} %, green {route.shares(content, paths)['green']} %; expected {wanted}"
-        )
+    shares = route.shares(content, paths)
+    if wanted is not None and shares != wanted:
+        found.append(f"the route gives blue {shares['blue']} % and green {shares['green']} %, expected {wanted}")
     if content is not None and len(content) != 4 * SLOTS + 1:
         found.append(f"the route has {len(content)} links instead of {4 * SLOTS + 1}")
     if live:
         if not active[live.colour]:
             found.append(f"{units.web_unit(context.app, live.colour)} is not running")
         if release.resolved(paths, live.colour) != live.release:
-            found.append(
-                f"{paths.colour(live.colour)} points at {release.resolved(paths, live.colour)}, not at the live release {live.release}"
-            )
+            held = release.resolved(paths, live.colour)
+            found.append(f"{paths.colour(live.colour)} points at {held}, not at the live release {live.release}")
         elif not release.complete(paths, live.release):
             found.append(f"the live release {live.release} is not complete on disk")
         elif not images.is_open(paths.images / release.image_of(paths, live.release)):

@@ -293,6 +293,7 @@ def rollback(context: Context, wanted: str | None, ttl: float) -> dict[str, Any]
     confirmed = confirm(context, name)
     processes.settle(context, str(moved["colour"]), wait=False, alive=0)
     context.say(
-        f"{name} is live on this host only; the other hosts of the fleet go on as they are (ansible-playbook rollback.yml moves all)"
+        f"{name} is live on this host only; the other hosts of the fleet go on as they are "
+        "(ansible-playbook rollback.yml moves all)"
     )
     return {**goal, "live": confirmed["live"]}

@@ -18,6 +18,7 @@ def run(
     try:
         done = subprocess.run(
             command,
+            check=False,
             text=True,
             capture_output=True,
             timeout=timeout,

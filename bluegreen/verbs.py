@@ -60,7 +60,7 @@ class Verb:
 RELEASE = Param(str, help="release id, as status shows it", required=True)
 
 
-def _live_release(context: Context, params: Params) -> str:
+def _named_or_live(context: Context, params: Params) -> str:
     if params.get("release"):
         return str(params["release"])
     live = context.state.live()
@@ -148,7 +148,7 @@ def configure(context: Context, params: Params) -> Answer:
         release.check_config(settings)
         return {"release": None, "changed": True}
     gid = privileges_gid(context)
-    identity, new = release.configure(context.paths, context.config, context.key, params["artifact"], settings, gid)
+    identity, new = release.configure(context.paths, context.key, params["artifact"], settings, gid)
     settings = release.config_of(context.paths, identity)
     if context.state.record(identity) is None:
         context.state.set_record(Record(identity, settings["sha"], params["artifact"], staged_at=now()))
@@ -196,7 +196,7 @@ def processes_verb(context: Context, params: Params) -> Answer:
     live = context.state.live()
     action = params["action"]
     if action == "start":
-        name = _live_release(context, params)
+        name = _named_or_live(context, params)
         colour = start.colour_of(context, name)
         if colour is None:
             raise refused(f"{name} is in neither colour", "", "start it first")
@@ -220,10 +220,7 @@ def processes_verb(context: Context, params: Params) -> Answer:
 def smoke_verb(context: Context, params: Params) -> Answer:
     """Check a colour on its socket, or the live release through nginx."""
     aim = params["target"]
-    if aim == "live":
-        name = _live_release(context, {})
-    else:
-        name = params["release"] or _live_release(context, {})
+    name = _named_or_live(context, {} if aim == "live" else params)
     colour = start.colour_of(context, name)
     if colour is None:
         raise refused(f"{name} is in neither colour", "", f"bluegreen start --app {context.app} --release {name}")
@@ -280,7 +277,9 @@ def session_by_command(context: Context, name: str, command: str) -> dict[str, s
     line = answer["output"][-1] if answer["output"] else ""
     cookie, equals, value = line.strip().partition("=")
     if answer["rc"] or not equals or not cookie.replace("_", "").replace("-", "").isalnum():
-        raise check_failed(f"the command {command.split(maxsplit=1)[0]} makes no session", "its last line must be cookie=value")
+        raise check_failed(
+            f"the command {command.split(maxsplit=1)[0]} makes no session", "its last line must be cookie=value"
+        )
     return {cookie: value}
 
 
@@ -319,13 +318,13 @@ def mark(context: Context, params: Params) -> Answer:
 
 def migrate(context: Context, params: Params) -> Answer:
     """Run or show the pending migrations of a release."""
-    name = _live_release(context, params)
+    name = _named_or_live(context, params)
     return jobs.plan(context, name) if params["plan"] else jobs.migrate(context, name, params["timeout"])
 
 
 def manage(context: Context, params: Params) -> Answer:
     """Run one management command in a release."""
-    return jobs.manage(context, _live_release(context, params), params["command"], params["timeout"])
+    return jobs.manage(context, _named_or_live(context, params), params["command"], params["timeout"])
 
 
 def history(context: Context, params: Params) -> Answer:
@@ -340,11 +339,12 @@ def note(context: Context, params: Params) -> Answer:
     return {}
 
 
-def tokens(context: Context, params: Params) -> Answer:
+def tokens(context: Context) -> Answer:
     """The tokens that nginx's configuration needs. Secret."""
     return {purpose: configuration.token(context.key, purpose) for purpose in ("probe", "next")}
 
 
+# ruff: noqa: ARG005, E501  one row for a verb: the table is read across
 VERBS: dict[str, Verb] = {
     "status": Verb(lambda c, p: status.status(c), "what this host serves, keeps and has pending", changes=False),
     "history": Verb(history, "what happened here", {"limit": Param(int, 50)}, changes=False),
@@ -359,6 +359,7 @@ VERBS: dict[str, Verb] = {
     "start": Verb(start_verb, "start the idle colour with a release, and warm it", {
         "release": RELEASE, "timeout": Param(float, 60.0), "warm": Param(bool, True),
         "alive": Param(float, 3.0, "seconds a background process must stay alive")}),
+    "abandon": Verb(lambda c, p: start.abandon(c), "give up the idle colour's release, warm the one before again"),
     "smoke": Verb(smoke_verb, "check a release on its socket, or through nginx", {
         "target": Param(str, "idle", choices=("idle", "live", "front")), "release": Param(str, None), "checks": Param(list, None, data=True),
         "session": Param(dict, None, data=True), "role": Param(str, "first", choices=("first", "other")),
@@ -388,7 +389,7 @@ VERBS: dict[str, Verb] = {
     "reconcile": Verb(lambda c, p: reconcile.reconcile(c, p["wait"]), "make the host what its state says", {
         "wait": Param(float, 60.0)}, wait=60),
     "note": Verb(note, "add a line to the history", {"event": Param(str, required=True), "details": Param(dict, {}, data=True)}),
-    "tokens": Verb(tokens, "the tokens for nginx (secret)", changes=False),
+    "tokens": Verb(lambda c, p: tokens(c), "the tokens for nginx (secret)", changes=False),
 }  # fmt: skip
 
 # verbs that must work whoever holds the lease: the way back, and asking
