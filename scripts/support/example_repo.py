@@ -137,9 +137,6 @@ def _git(repository: Path, *arguments: str, identity: tuple[str, str] | None = N
                 f"GIT_{role}_EMAIL": f"{app}@example.org",
                 f"GIT_{role}_DATE": date,
             }
-    settings = [
-        f"-c{name}" for name in ("core.fileMode=true", "core.autocrlf=false", "core.attributesFile=", "gc.auto=0")
-    ]
     try:
         done = subprocess.run(
             ["git", *FIXED, *arguments],

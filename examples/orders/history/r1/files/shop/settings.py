@@ -67,7 +67,7 @@ CACHES = {
     else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
 }
 
-CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_URL = REDIS_URL or "memory://localhost/"
 # Work of this release waits in a queue of its own: workers of another release do not know its tasks.
 CELERY_TASK_DEFAULT_QUEUE = f"orders-{RELEASE}" if RELEASE else "orders"
 CELERY_TASK_ALWAYS_EAGER = not REDIS_URL
