@@ -51,6 +51,7 @@ AUTH_USER_MODEL = "accounts.User"
 LOGIN_URL = "sign-in"
 LOGIN_REDIRECT_URL = "notes"
 LOGOUT_REDIRECT_URL = "start"
+TIME_ZONE = "UTC"
 USE_TZ = True
 
 STATIC_URL = "/assets/"
