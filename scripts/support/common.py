@@ -109,7 +109,9 @@ def run(
     except subprocess.TimeoutExpired:
         raise Failure(f"cannot {what}: no end after {timeout:g} s") from None
     if done.returncode != 0:
-        raise Failure(f"cannot {what}: {last_line(done.stderr) or f'exit status {done.returncode}'}")
+        raise Failure(
+            f"cannot {what}: {last_line(done.stderr).removeprefix('Error: ') or f'exit status {done.returncode}'}"
+        )
     return done.stdout.decode(errors="replace")
 
 

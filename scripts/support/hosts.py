@@ -38,6 +38,7 @@ BASE_PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,python3,sudo,ca-certif
 CACHED_PACKAGES = (
     "acl",
     "build-essential",
+    "gettext-base",
     "git",
     "gnupg",
     "iptables",
@@ -48,6 +49,7 @@ CACHED_PACKAGES = (
     "openssl",
     "postgresql",
     "postgresql-client",
+    "procps",
     "python3-apt",
     "python3-cryptography",
     "python3-dev",
@@ -71,8 +73,16 @@ MASKED_UNITS = (
     "getty.target",
     "systemd-binfmt.service",
     "systemd-modules-load.service",
-    "systemd-sysctl.service",
     "systemd-udev-trigger.service",
+)
+
+# The distribution's kernel settings would reach the machine's kernel; provisioning's own stay at work.
+MASKED_SYSCTLS = (
+    "10-coredump-debian.conf",
+    "50-coredump.conf",
+    "50-default.conf",
+    "50-pid-max.conf",
+    "99-protect-links.conf",
 )
 
 EARLY_UNIT = """\
@@ -274,6 +284,7 @@ def host_files(private_key: str, public_key: str, authorized: str) -> bytes:
         "usr/local/lib/test-host/early": (EARLY_PROGRAM, 0o644),
     }
     links = {f"etc/systemd/system/{unit}": "/dev/null" for unit in MASKED_UNITS}
+    links |= {f"etc/sysctl.d/{name}": "/dev/null" for name in MASKED_SYSCTLS}
     links["etc/systemd/system/sysinit.target.wants/test-host-early.service"] = "../test-host-early.service"
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
@@ -384,6 +395,8 @@ def _make_cache(podman: Podman, base: str, image: str, recipe: str, script: str,
         podman("commit", "--quiet", *_image_changes(recipe), name, image, what=f"save {image}", timeout=300)
     finally:
         podman("rm", "-f", "-i", name, what=f"remove {name}")
+    # What the new images replaced, if no host uses it any more.
+    podman("image", "prune", "-f", "--filter", "label=bluegreen.recipe", what="remove older images", timeout=120)
 
 
 def _image_changes(recipe: str) -> list[str]:
