@@ -65,7 +65,7 @@ def reconcile(context: Context, wait: float) -> dict[str, Any]:
         done.append(f"reverted the unconfirmed switch to {pending.release}")
     pending = state.pending()
     if pending and not deadman.timers(context.app):
-        deadman.arm(context.app, pending.deploy_id, pending.deadline.left())
+        deadman.arm(context.app, pending.deploy_id, pending.deadline.left(), replaces=False)
         done.append("armed the dead-man's timer again")
     if live and not pending:
         if release.resolved(paths, live.colour) != live.release and release.complete(paths, live.release):

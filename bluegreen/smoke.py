@@ -7,8 +7,6 @@ on_live, timeout}`. `parse_checks` refuses what it does not know; `judge` decide
 from __future__ import annotations
 
 import dataclasses
-import html.parser
-import http.client
 import json
 import re
 import time
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bluegreen.errors import bad_input
-from bluegreen.web import STAMP, Response, Visitor, Where, request
+from bluegreen.web import STAMP, NoAnswer, Response, Visitor, Where, request
 
 TRANSIENT = (429, 502, 503, 504)
 ATTEMPTS = 3
@@ -189,32 +187,29 @@ def compare(wanted: Any, found: Any, path: str) -> str:
     return "" if wanted == found else f"{path} is {found!r}, expected {wanted!r}"
 
 
-class _Links(html.parser.HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.csrf = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {name: value or "" for name, value in attrs}
-        if tag == "link" and {"stylesheet", "icon", "modulepreload", "preload"} & set(values.get("rel", "").split()):
-            self.found.append(values.get("href", ""))
-        elif tag in ("script", "img", "source"):
-            self.found.append(values.get("src", ""))
-        elif tag == "input" and values.get("name") == "csrfmiddlewaretoken":
-            self.csrf = self.csrf or values.get("value", "")
-
-
 def read_page(text: str) -> tuple[list[str], str]:
     """The paths of a page's own assets, and its CSRF token."""
-    parser = _Links()
-    parser.feed(text)
-    paths = []
-    for link in parser.found:
-        url = urllib.parse.urlsplit(link)
-        if url.path.startswith("/") and not url.netloc and url.path not in paths:
-            paths.append(url.path)
-    return paths, parser.csrf
+    from html.parser import HTMLParser  # slow to import
+
+    links: list[str] = []
+    tokens: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            values = {name: value or "" for name, value in attrs}
+            if tag == "link" and {"stylesheet", "icon", "modulepreload", "preload"} & set(
+                values.get("rel", "").split()
+            ):
+                links.append(values.get("href", ""))
+            elif tag in ("script", "img", "source"):
+                links.append(values.get("src", ""))
+            elif tag == "input" and values.get("name") == "csrfmiddlewaretoken":
+                tokens.append(values.get("value", ""))
+
+    Reader().feed(text)
+    urls = [urllib.parse.urlsplit(link) for link in links]
+    paths = [url.path for url in urls if url.path.startswith("/") and not url.netloc]
+    return list(dict.fromkeys(paths)), (tokens or [""])[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +224,7 @@ class Target:
 
 
 def run_check(check: Check, target: Target, cookies: dict[str, str]) -> str:
-    """Do one check once. Returns what is wrong. Raises OSError or HTTPException without a complete answer."""
+    """Do one check once. Returns what is wrong. Raises NoAnswer."""
 
     def ask(method: str, path: str, headers: dict[str, str], body: bytes | None) -> Response:
         return request(target.where, target.visitor, method, path, headers, body, cookies, check.timeout)
@@ -286,10 +281,10 @@ def attempt(
         try:
             problem = run_check(check, target, jar)
             transient = any(problem.startswith(f"status {status}") for status in TRANSIENT)
-        except (OSError, http.client.HTTPException) as failure:
-            problem = f"no answer: {failure or type(failure).__name__}"
-            # a POST that was sent may have worked; only a refused connection is certain to have done nothing
-            transient = repeatable or isinstance(failure, (ConnectionRefusedError, FileNotFoundError))
+        except NoAnswer as failure:
+            problem = f"no answer: {failure}"
+            # a POST that was sent may have worked
+            transient = repeatable or failure.refused
         if not problem:
             cookies.clear()
             cookies.update(jar)
@@ -338,8 +333,8 @@ def identity(target: Target, times: int, timeout: float) -> str:
                 if stamp == target.release
                 else f"answered by {stamp or f'status {answer.status} without a stamp'}, not by {target.release}"
             )
-        except (OSError, http.client.HTTPException) as failure:
-            problem = f"no answer: {failure or type(failure).__name__}"
+        except NoAnswer as failure:
+            problem = f"no answer: {failure}"
         if problem:
             if time.monotonic() >= deadline:
                 return problem
@@ -357,7 +352,7 @@ def warm(target: Target, requests: Sequence[dict[str, Any]], times: int) -> int:
         try:
             request(target.where, target.visitor, "GET", str(item.get("path", "/")), item.get("headers"), timeout=30)
             return True
-        except (OSError, http.client.HTTPException):
+        except NoAnswer:
             return False
 
     with ThreadPoolExecutor(max_workers=8) as pool:

@@ -52,7 +52,7 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
             )
         processes.start_early(context, colour)
     previous = route.current_generation(context.paths)
-    deadman.arm(context.app, context.deploy_id, ttl)
+    deadman.arm(context.app, context.deploy_id, ttl, replaces=pending is not None)
     deadline = Deadline.after(ttl)
     sha = str(release.config_of(context.paths, name)["sha"])
     state.set_pending(
@@ -81,7 +81,7 @@ def extend(context: Context, ttl: float) -> dict[str, Any]:
     pending = context.state.pending()
     if not pending or context.dry_run:
         return {"extended": False}
-    deadman.arm(context.app, context.deploy_id, ttl)
+    deadman.arm(context.app, context.deploy_id, ttl, replaces=True)
     deadline = Deadline.after(ttl)
     context.state.set_pending(dataclasses.replace(pending, deadline_boot=deadline.boot, deadline_at=deadline.at))
     return {"extended": True}

@@ -220,7 +220,9 @@ def processes_verb(context: Context, params: Params) -> Answer:
 def smoke_verb(context: Context, params: Params) -> Answer:
     """Check a colour on its socket, or the live release through nginx."""
     aim = params["target"]
-    name = _named_or_live(context, {} if aim == "live" else params)
+    pending = context.state.pending()
+    wanted = params["release"] or (pending.release if pending and aim == "front" else None)
+    name = _named_or_live(context, {"release": None if aim == "live" else wanted})
     colour = start.colour_of(context, name)
     if colour is None:
         raise refused(f"{name} is in neither colour", "", f"bluegreen start --app {context.app} --release {name}")

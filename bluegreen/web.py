@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import http.client
-import http.cookies
 import socket
 import urllib.parse
-from pathlib import Path
 
 MAX_BODY = 8 << 20
 STAMP = "X-Bluegreen-Release"
 PROBE = "X-Bluegreen-Probe"
+
+
+class NoAnswer(Exception):
+    """There was no complete answer. `refused`: the request was certainly not sent."""
+
+    def __init__(self, problem: BaseException, refused: bool):
+        super().__init__(str(problem) or type(problem).__name__)
+        self.refused = refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,41 +25,29 @@ class Where:
 
     target: str
 
-    def connect(self, host: str, timeout: float) -> http.client.HTTPConnection:
-        """An unconnected connection object."""
+    def connect(self, name: str, timeout: float) -> socket.socket:
+        """A connected socket. `name` is the domain that TLS asks for."""
         if self.target.startswith("/"):
-            return _SocketConnection(self.target, timeout)
+            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            plain.settimeout(timeout)
+            try:
+                plain.connect(self.target)
+            except OSError:
+                plain.close()
+                raise
+            return plain
         url = urllib.parse.urlsplit(self.target)
-        if url.scheme == "https":
-            return _front_tls(url.hostname or "127.0.0.1", url.port or 443, host, timeout)
-        return http.client.HTTPConnection(url.hostname or "127.0.0.1", url.port or 80, timeout=timeout)
+        tls = url.scheme == "https"
+        plain = socket.create_connection((url.hostname or "127.0.0.1", url.port or (443 if tls else 80)), timeout)
+        if not tls:
+            return plain
+        import ssl  # slow to import, and most hosts have TLS on the load balancer
 
-
-class _SocketConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float):
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
-def _front_tls(address: str, port: int, name: str, timeout: float) -> http.client.HTTPConnection:
-    import ssl  # slow to import, and most hosts have TLS on the load balancer
-
-    context = ssl.create_default_context()
-    # the peer is this very host, reached over loopback; its certificate names the public domain
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-
-    class Connection(http.client.HTTPSConnection):
-        def connect(self) -> None:
-            http.client.HTTPConnection.connect(self)
-            self.sock = context.wrap_socket(self.sock, server_hostname=name)
-
-    return Connection(address, port, timeout=timeout, context=context)
+        context = ssl.create_default_context()
+        # the peer is this very host, reached over loopback; its certificate names the public domain
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context.wrap_socket(plain, server_hostname=name)
 
 
 @dataclasses.dataclass
@@ -114,12 +107,15 @@ def request(
     cookies: dict[str, str] | None = None,
     timeout: float = 10,
 ) -> Response:
-    """One request on a connection of its own. `cookies` is updated by the answer.
+    """One request on a connection of its own. `cookies` is updated by the answer. Raises NoAnswer."""
+    import http.client  # slow to import, and most verbs ask nobody
 
-    Raises OSError or http.client.HTTPException when there is no complete answer.
-    """
     jar = cookies if cookies is not None else {}
-    connection = where.connect(visitor.domain, timeout)
+    connection = http.client.HTTPConnection("localhost", timeout=timeout)
+    try:
+        connection.sock = where.connect(visitor.domain, timeout)
+    except OSError as problem:
+        raise NoAnswer(problem, refused=True) from None
     try:
         connection.request(
             method, path, body, {**visitor.headers(method, path, jar), "Connection": "close", **(headers or {})}
@@ -127,15 +123,12 @@ def request(
         answer = connection.getresponse()
         content = answer.read(MAX_BODY)
         found = answer.getheaders()
+    except (OSError, http.client.HTTPException) as problem:
+        raise NoAnswer(problem, refused=False) from None
     finally:
         connection.close()
     for name, value in found:
         if name.lower() == "set-cookie":
-            for key, morsel in http.cookies.SimpleCookie(value).items():
-                jar[key] = morsel.value
+            key, _, rest = value.partition("=")
+            jar[key.strip()] = rest.partition(";")[0].strip()
     return Response(answer.status, found, content)
-
-
-def exists(path: Path) -> bool:
-    """Whether a socket file is there."""
-    return path.is_socket()
