@@ -125,31 +125,24 @@ def order(checks: Sequence[Check]) -> list[Check]:
 def select(checks: Sequence[Check], target: str, first: bool, has_session: bool) -> tuple[list[Check], list[str]]:
     """The checks to run on a target, and the names of those left out.
 
-    `first` is the host that signs in and runs the `once` checks; the others use its session.
+    `first` is the host that signs in and does the `once` checks; the others use its session. Through the front only
+    what a visitor may repeat without harm is asked.
     """
-    chosen: list[Check] = []
-    left_out: list[str] = []
-    for check in order(checks):
-        wanted = first or not (check.once or check.session == "start")
-        if target == "live":
-            wanted = wanted and check.on_live and not check.once
-            # one sign-in per deploy: the live release is asked with the session that exists
-            wanted = wanted and not (check.session == "start" and has_session)
+    signs_in = first and not has_session and target != "front" and any(check.session == "start" for check in checks)
+
+    def wanted(check: Check) -> bool:
+        if check.session == "start":
+            return signs_in
+        if check.session == "use" and not (has_session or signs_in):
+            return False
+        if check.once and not (first and target == "idle"):
+            return False
         if target == "front":
-            wanted = (
-                wanted and check.method == "GET" and not check.form and check.session != "start" and not check.command
-            )
-        if (
-            check.session == "use"
-            and not has_session
-            and not (first and target != "front" and any(c.session == "start" for c in checks))
-        ):
-            wanted = False
-        if wanted:
-            chosen.append(check)
-        else:
-            left_out.append(check.name)
-    return chosen, left_out
+            return check.method == "GET" and not check.form
+        return check.on_live or target != "live"
+
+    ordered = order(checks)
+    return [check for check in ordered if wanted(check)], [check.name for check in ordered if not wanted(check)]
 
 
 def judge(check: Check, answer: Response, release: str) -> str:
