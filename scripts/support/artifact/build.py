@@ -244,14 +244,23 @@ class Build:
             lock.refuse_unlockable(list(lock.logical_lines(extra, "app_extra_requirements")))
             pins = lock.pinned_hashes(lines)
             words = ["pip", "compile", str(path), f"{TOOLS}/app_extra_requirements.txt", "--python", python]
-            words += ["--generate-hashes", "--no-header", "--no-annotate", "--emit-index-url", "--emit-find-links"]
+            words += [
+                "--generate-hashes",
+                "--no-header",
+                "--no-annotate",
+                "--emit-index-url",
+                "--emit-find-links",
+                "--emit-build-options",
+            ]
             words += ["--output-file", f"{TOOLS}/resolved.txt"]
             hint = "see app_requirements and app_extra_requirements"
             self._uv(*words, cwd=self.source, what="the requirements cannot be resolved", hint=hint)
             text, options = lock.merge((self.tools / "resolved.txt").read_text(encoding="utf-8"), pins)
             # Index URLs may carry a password: they are used, and not kept.
             (self.tools / "lock.txt").write_text("".join(f"{entry}\n" for entry in options) + text, encoding="utf-8")
-            found.append(f"{lock.count(text)} packages, {len(pins)} with the project's own hashes")
+            packages = lock.names(text)
+            own = len(packages & {pin.name for pin in pins})
+            found.append(f"{len(packages)} packages, {own} with the project's own hashes")
         return text
 
     def _install(self) -> None:
@@ -277,7 +286,8 @@ class Build:
         with self.steps(f"run {command.splitlines()[0][:70]}"):
             argv = ["/bin/sh", "-ec", command]
             what = f"app_build_commands: {command!r} failed"
-            self.runner(argv, env=self._app_env(), cwd=str(self.source), what=what)
+            hint = "what it needs of the environment goes into app_build_env"
+            self.runner(argv, env=self._app_env(), cwd=str(self.source), what=what, hint=hint)
 
     def _static(self) -> dict[str, Any]:
         """Ask the settings for STATIC_ROOT, link it, and find the names that never change their content."""

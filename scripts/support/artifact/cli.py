@@ -52,7 +52,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     """Build what the arguments say; returns the exit status."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
     options = parser().parse_args(arguments)
     try:
         return run(options)
@@ -134,7 +135,9 @@ def user_cache(*parts: str) -> Path:
     return Path(home, "bluegreen", *parts)
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """Leave through every `finally`: nothing of the build may stay."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise SystemExit(143)
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    """Leave through every `finally`, nothing of the build may stay; a second signal must not cut that short."""
+    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, signal.SIG_IGN)
+    print("\nbuild-artifact: interrupted, nothing was put into the store", file=sys.stderr)
+    raise SystemExit(128 + number)

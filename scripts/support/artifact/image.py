@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import resource
 import subprocess
 import tempfile
@@ -35,13 +37,20 @@ class Podman:
     def __call__(self, *words: str, what: str, timeout: float = 60, stdin: bytes | None = None) -> str:
         return run([self.program, *words], what=what, timeout=timeout, stdin=stdin, env=self.env)
 
-    def recipe(self, image: str) -> str | None:
-        """The recipe an image of ours was made by; None if there is no such image."""
-        words = [self.program, "image", "inspect", "--format", f'{{{{ index .Labels "{LABEL}" }}}}', image]
+    def recipe(self, image: str) -> str:
+        """The recipe an image of ours was made by; "" if there is no such image."""
+        return self._inspect(image, f'{{{{ index .Labels "{LABEL}" }}}}')
+
+    def identity(self, image: str) -> str:
+        """An image's id; "" if there is no such image."""
+        return self._inspect(image, "{{ .Id }}")
+
+    def _inspect(self, image: str, form: str) -> str:
+        words = [self.program, "image", "inspect", "--format", form, image]
         done = subprocess.run(words, env=self.env, capture_output=True, text=True, timeout=60, check=False)
-        if done.returncode != 0 and "no such" not in done.stderr and "not known" not in done.stderr:
+        if done.returncode != 0 and not re.search("no such|not known", done.stderr):
             raise InputError(f"podman does not work here: {last_line(done.stderr)}")
-        return done.stdout.strip() if done.returncode == 0 else None
+        return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def configuration(limits: Mapping[str, int], *, runc: bool) -> str:
@@ -97,7 +106,11 @@ def _make_base(podman: Podman, system: str, image: str, recipe: str) -> None:
         words = debootstrap_command(system, tar, mirror)
         run(words, what=f"make a {system} file system", timeout=900, env={"TMPDIR": "/var/tmp"})  # noqa: S108
         changes = ["--change", 'CMD ["/bin/sh"]', "--change", f"LABEL {LABEL}={recipe}"]
+        older = podman.identity(image)
         podman("import", *changes, tar, image, what=f"import {image}", timeout=300)
+        if older:
+            with contextlib.suppress(Failure):  # a build may still run in it
+                podman("rmi", older, what=f"remove the older {image}")
 
 
 def _add_packages(podman: Podman, base: str, image: str, packages: list[str], recipe: str) -> None:

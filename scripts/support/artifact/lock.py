@@ -140,6 +140,7 @@ def merge(resolved: str, pins: Mapping[Pin, list[str]]) -> tuple[str, list[str]]
     return "".join(f"{entry}\n" for entry in out), options
 
 
-def count(lock: str) -> int:
-    """How many packages a lock holds."""
-    return sum(1 for _ in logical_lines(lock, "the lock"))
+def names(lock: str) -> set[str]:
+    """The packages of a lock, by their normalised names."""
+    found = (re.match(r"[A-Za-z0-9._-]+", line.text) for line in logical_lines(lock, "the lock"))
+    return {normalise(name[0]) for name in found if name}
