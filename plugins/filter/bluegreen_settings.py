@@ -1,0 +1,423 @@
+"""Filter `bluegreen_settings_problems`: what is wrong with the settings of one app server, a line for each problem.
+
+It says which setting, what would be right and in which file to set it; values that may be secret are never named.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+APP = "group_vars/all/app.yml"
+ROLLOUT = "group_vars/all/rollout.yml"
+SECRETS = "group_vars/all/secrets.yml"
+ENVIRONMENT = "inventories/<environment>/group_vars/app_servers/"
+
+# Accounts and units that belong to Debian or to the toolkit: no application may take their name.
+RESERVED = {
+    "backup",
+    "bin",
+    "bluegreen",
+    "daemon",
+    "deploy",
+    "games",
+    "getty",
+    "lp",
+    "mail",
+    "man",
+    "messagebus",
+    "modprobe",
+    "mysql",
+    "news",
+    "nginx",
+    "nobody",
+    "openvpn",
+    "postgres",
+    "postgresql",
+    "proxy",
+    "redis",
+    "redis-server",
+    "root",
+    "serial-getty",
+    "ssh",
+    "sshd",
+    "sync",
+    "sys",
+    "systemd",
+    "user",
+    "uucp",
+    "www-data",
+}
+
+WORDS = {
+    str: "a string",
+    int: "a whole number",
+    bool: "true or false",
+    dict: "a mapping (name: value)",
+    list: "a list",
+}
+
+# setting: (type, file, required)
+SETTINGS: dict[str, tuple[type, str, bool]] = {
+    "app_name": (str, APP, True),
+    "app_domain": (str, APP, True),
+    "app_settings_module": (str, APP, True),
+    "app_wsgi": (str, APP, False),
+    "app_asgi": (str, APP, False),
+    "app_source": (str, APP, False),
+    "app_domain_aliases": (list, APP, False),
+    "app_source_dir": (str, APP, False),
+    "app_pythonpath": (list, APP, False),
+    "app_python": (str, APP, False),
+    "app_requirements": (str, APP, False),
+    "app_extra_requirements": (list, APP, False),
+    "app_build_commands": (list, APP, False),
+    "app_build_env": (dict, APP, False),
+    "app_system_packages": (list, APP, False),
+    "app_env": (dict, APP, False),
+    "app_files": (dict, APP, False),
+    "app_writable_dirs": (list, APP, False),
+    "app_workers": (int, APP, False),
+    "app_threads": (int, APP, False),
+    "app_request_timeout": (int, APP, False),
+    "app_processes": (dict, APP, False),
+    "app_warm": (list, APP, False),
+    "app_smoke": (list, APP, False),
+    "app_static_url": (str, APP, False),
+    "app_media_url": (str, APP, False),
+    "app_media_dir": (str, APP, False),
+    "app_port": (int, APP, False),
+    "app_max_body": (str, APP, False),
+    "app_tls_certificate": (str, APP, False),
+    "app_tls_key": (str, APP, False),
+    "app_trusted_proxies": (list, APP, False),
+    "app_https": (bool, APP, False),
+    "migration_host": (str, APP, False),
+    "database_name": (str, APP, False),
+    "database_user": (str, APP, False),
+    "provision_user": (str, APP, False),
+    "deploy_user": (str, APP, False),
+    "deploy_authorized_keys": (list, APP, False),
+    "releases_keep": (int, ROLLOUT, False),
+    "rollout_ttl": (int, ROLLOUT, False),
+    "rollout_watch": (int, ROLLOUT, False),
+    "rollout_start_timeout": (int, ROLLOUT, False),
+    "rollout_smoke_timeout": (int, ROLLOUT, False),
+    "rollout_drain_ceiling": (int, ROLLOUT, False),
+    "rollout_lease_ttl": (int, ROLLOUT, False),
+    "rollout_min_free_mb": (int, ROLLOUT, False),
+    "rollout_process_settle": (int, ROLLOUT, False),
+    "artifact_store": (str, ROLLOUT, False),
+    "app_secrets": (dict, SECRETS, False),
+    "database_password": (str, SECRETS, False),
+    "cache_password": (str, SECRETS, False),
+}
+LISTS_OF_STRINGS = {
+    "app_domain_aliases",
+    "app_pythonpath",
+    "app_extra_requirements",
+    "app_build_commands",
+    "app_system_packages",
+    "app_writable_dirs",
+    "app_trusted_proxies",
+    "deploy_authorized_keys",
+}
+LEAST = {
+    "app_workers": 1,
+    "app_threads": 1,
+    "app_request_timeout": 1,
+    "app_port": 1,
+    "releases_keep": 2,
+    "rollout_ttl": 1,
+    "rollout_start_timeout": 1,
+    "rollout_smoke_timeout": 1,
+}
+
+APP_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+HOST_NAME = re.compile(
+    r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
+)
+ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PROCESS = re.compile(r"[a-z][a-z0-9_]*")
+SIZE = re.compile(r"[0-9]+[kKmMgG]?")
+LOCAL_URL = re.compile(r"/([A-Za-z0-9._~-]+/)+")
+ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+PUBLIC_KEY = re.compile(r"(^|\s)(ssh-(ed25519|rsa|dss)|ecdsa-sha2-nistp\d+|sk-[\w@.-]+) +[A-Za-z0-9+/=]{40,}")
+PROCESS_KEYS: dict[str, type] = {
+    "command": str,
+    "count": int,
+    "singleton": bool,
+    "stop_timeout": int,
+    "stop_first": bool,
+    "schedule": str,
+}
+
+
+def is_of(value: object, kind: type) -> bool:
+    """Whether a value is of a type; a number that came by `-e name=4` is a string of digits."""
+    if kind is int:
+        return (isinstance(value, int) and not isinstance(value, bool)) or (
+            isinstance(value, str) and re.fullmatch(r"[0-9]+", value) is not None
+        )
+    if kind is bool:
+        return isinstance(value, bool) or value in ("true", "false", "True", "False")
+    if kind is list:
+        return isinstance(value, (list, tuple))
+    return isinstance(value, Mapping if kind is dict else kind)
+
+
+def inside(path: object) -> bool:
+    """Whether a path stays below the directory it is relative to."""
+    return isinstance(path, str) and path not in ("", "/") and not path.startswith("/") and ".." not in path.split("/")
+
+
+def settings_problems(values: Mapping[str, Any], groups: Mapping[str, Any]) -> list[str]:
+    """Everything that is wrong with the settings of one app server, most basic first.
+
+    values: the variables of the host; groups: the inventory's groups and their hosts.
+    """
+    known: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, (kind, file, required) in SETTINGS.items():
+        try:
+            present, value = name in values, values.get(name)
+        except Exception as problem:  # noqa: BLE001  Ansible's template errors have no common public type
+            problems.append(f"{name} cannot be computed: {one_line(problem)}: correct it in {file} or {ENVIRONMENT}")
+            continue
+        if not present or value is None or (required and value == ""):
+            if required:
+                problems.append(f"{name} is not set: set it in {file} or {ENVIRONMENT}")
+        elif not is_of(value, kind):
+            problems.append(wrong(name, f"must be {WORDS[kind]}, not {describe(value)}"))
+        elif name in LISTS_OF_STRINGS and not all(isinstance(item, str) for item in value):
+            problems.append(wrong(name, "must be a list of strings"))
+        elif kind is int and int(value) < LEAST.get(name, 0):
+            problems.append(wrong(name, f"must be at least {LEAST.get(name, 0)}, not {value}"))
+        else:
+            known[name] = value
+    for check in CHECKS:
+        problems += check(known)
+    return [*problems, *group_problems(known, groups)]
+
+
+def wrong(name: str, what: str) -> str:
+    """One line on a setting: what is wrong, and where to correct it."""
+    return f"{name} {what}: correct it in {SETTINGS[name][1]} or {ENVIRONMENT}"
+
+
+def describe(value: object) -> str:
+    """A value's type in words; never the value, it may be secret."""
+    for kind, words in (
+        (bool, WORDS[bool]),
+        (str, WORDS[str]),
+        (int, WORDS[int]),
+        (Mapping, WORDS[dict]),
+        (list, "a list"),
+    ):
+        if isinstance(value, kind):
+            return words
+    return f"a {type(value).__name__}"
+
+
+def one_line(problem: object) -> str:
+    """The first line of an error's text."""
+    return (str(problem).strip().splitlines() or ["unknown error"])[0].rstrip(".")
+
+
+def check_name(known: Mapping[str, Any]) -> Iterator[str]:
+    name = known.get("app_name")
+    if name is None:
+        return
+    if not APP_NAME.fullmatch(name):
+        yield wrong(
+            "app_name", f"is {name!r}; it must be a small letter, then up to 30 small letters, digits or dashes"
+        )
+    elif name.endswith(("-blue", "-green")):
+        yield wrong("app_name", f"is {name!r}; it must not end in -blue or -green (units of colours are named so)")
+    elif name in RESERVED or name == known.get("deploy_user"):
+        yield wrong("app_name", f"is {name!r}, which is taken on every host; choose another name")
+
+
+def check_entry(known: Mapping[str, Any]) -> Iterator[str]:
+    given = [name for name in ("app_wsgi", "app_asgi") if known.get(name)]
+    if len(given) != 1:
+        what = "are both set" if given else "are both unset"
+        yield f"app_wsgi and app_asgi {what}: set exactly one of them in {APP} or {ENVIRONMENT}"
+    for name in given:
+        if not ENTRY.fullmatch(known[name]):
+            yield wrong(name, f"is {known[name]!r}; it must look like package.module:application")
+    module = known.get("app_settings_module")
+    if module is not None and not MODULE.fullmatch(module):
+        yield wrong("app_settings_module", f"is {module!r}; it must look like package.settings")
+
+
+def check_names_of_hosts(known: Mapping[str, Any]) -> Iterator[str]:
+    names = [("app_domain", known.get("app_domain"))]
+    names += [("app_domain_aliases", alias) for alias in known.get("app_domain_aliases", [])]
+    for setting, name in names:
+        if name is not None and not HOST_NAME.fullmatch(name) and not is_address(name):
+            yield wrong(setting, f"has {name!r}; a host name has no scheme, port, path or spaces (orders.example.org)")
+    for proxy in known.get("app_trusted_proxies", []):
+        try:
+            ipaddress.ip_network(proxy, strict=False)
+        except ValueError:
+            yield wrong("app_trusted_proxies", f"has {proxy!r}; it must be an address or a network (192.0.2.0/24)")
+
+
+def check_python(known: Mapping[str, Any]) -> Iterator[str]:
+    if known.get("app_python") not in (None, "3.11", "3.13"):
+        yield wrong("app_python", f'is {known["app_python"]!r}; it must be "3.13" (Debian 13) or "3.11" (Debian 12)')
+
+
+def check_paths(known: Mapping[str, Any]) -> Iterator[str]:
+    single = [(name, known[name]) for name in ("app_source_dir", "app_requirements", "app_media_dir") if name in known]
+    several = [(name, path) for name in ("app_pythonpath", "app_writable_dirs") for path in known.get(name, [])]
+    for name, path in [*single, *several, *(("app_files", path) for path in known.get("app_files", {}))]:
+        if not inside(path):
+            yield wrong(name, f"has {path!r}; it must be a relative path that does not leave its directory")
+    for name in ("app_static_url", "app_media_url"):
+        url = known.get(name, "")
+        if url and not LOCAL_URL.fullmatch(url) and not re.match(r"https?://", url):
+            yield wrong(name, f"is {url!r}; it must begin and end with a slash, such as /static/")
+    if known.get("app_static_url") and known.get("app_static_url") == known.get("app_media_url"):
+        yield wrong("app_media_url", "must differ from app_static_url")
+    if "app_max_body" in known and not SIZE.fullmatch(known["app_max_body"]):
+        yield wrong(
+            "app_max_body", f"is {known['app_max_body']!r}; it must be a size in nginx's notation, such as 100m"
+        )
+    if int(known.get("app_port", 80)) > 65535:
+        yield wrong("app_port", f"is {known['app_port']}; the last port is 65535")
+
+
+def check_tls(known: Mapping[str, Any]) -> Iterator[str]:
+    pair = {name: known.get(name, "") for name in ("app_tls_certificate", "app_tls_key")}
+    given = [name for name, path in pair.items() if path]
+    if len(given) == 1:
+        missing = next(name for name in pair if name not in given)
+        yield f"{given[0]} is set and {missing} is not: set both or neither in {APP} or {ENVIRONMENT}"
+    for name in given:
+        if not pair[name].startswith("/"):
+            yield wrong(
+                name, f"is {pair[name]!r}; it must be the absolute path of a PEM file on the host that ends TLS"
+            )
+
+
+def check_environment(known: Mapping[str, Any]) -> Iterator[str]:
+    for setting in ("app_env", "app_build_env", "app_secrets"):
+        for name, value in known.get(setting, {}).items():
+            if not isinstance(name, str) or not VARIABLE.fullmatch(name):
+                yield wrong(setting, f"has the name {name!r}; a name has letters, digits and underscores")
+            elif setting == "app_secrets" and isinstance(value, Mapping):
+                if (
+                    not isinstance(value.get("value"), str)
+                    or value.get("as", "file") != "file"
+                    or set(value) - {"value", "as"}
+                ):
+                    yield wrong(setting, f"{name} must be a string, or {{value: …, as: file}}")
+            elif isinstance(value, (Mapping, list, tuple)) or value is None:
+                yield wrong(setting, f"{name} must be a string")
+    for name, content in known.get("app_files", {}).items():
+        if not isinstance(content, str):
+            yield wrong("app_files", f"{name} must be the file's content as a string")
+
+
+def check_processes(known: Mapping[str, Any]) -> Iterator[str]:
+    for name, process in known.get("app_processes", {}).items():
+        if not isinstance(name, str) or not PROCESS.fullmatch(name):
+            yield wrong(
+                "app_processes", f"has the name {name!r}; it must be a small letter, then letters, digits, underscores"
+            )
+        elif (
+            not isinstance(process, Mapping)
+            or not isinstance(process.get("command"), str)
+            or not process["command"].strip()
+        ):
+            yield wrong("app_processes", f"{name} needs a command: {name}: {{command: …}}")
+        else:
+            yield from check_process(name, process)
+
+
+def check_process(name: str, process: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in process.items():
+        if key not in PROCESS_KEYS:
+            yield wrong("app_processes", f"{name} has an unknown key {key!r}; known are {', '.join(PROCESS_KEYS)}")
+        elif not is_of(value, PROCESS_KEYS[key]):
+            yield wrong("app_processes", f"{name}.{key} must be {WORDS[PROCESS_KEYS[key]]}, not {describe(value)}")
+        elif key == "count" and int(value) < 1:
+            yield wrong("app_processes", f"{name}.count must be at least 1")
+    if process.get("singleton") is True and process.get("count") not in (None, 1, "1"):
+        yield wrong("app_processes", f"{name} is a singleton and has a count; a singleton runs once")
+
+
+def check_checks(known: Mapping[str, Any]) -> Iterator[str]:
+    for setting in ("app_warm", "app_smoke"):
+        for number, check in enumerate(known.get(setting, []), 1):
+            if not isinstance(check, Mapping) or not str(check.get("path", "")).startswith("/"):
+                yield wrong(setting, f"entry {number} needs a path that begins with a slash: {{path: /}}")
+
+
+def check_accounts(known: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("provision_user", "deploy_user"):
+        if name in known and not ACCOUNT.fullmatch(known[name]):
+            yield wrong(name, f"is {known[name]!r}; it must be the name of an account")
+    if known.get("deploy_user") in ("root", "bluegreen"):
+        yield wrong("deploy_user", f"must not be {known['deploy_user']}: deploys need no more than one program as root")
+    for number, key in enumerate(known.get("deploy_authorized_keys", []), 1):
+        if not PUBLIC_KEY.search(key) or len(key.strip().splitlines()) != 1:
+            yield wrong("deploy_authorized_keys", f"entry {number} is not a public SSH key (ssh-ed25519 AAAA… name)")
+
+
+CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...] = (
+    check_name,
+    check_entry,
+    check_names_of_hosts,
+    check_python,
+    check_paths,
+    check_tls,
+    check_environment,
+    check_processes,
+    check_checks,
+    check_accounts,
+)
+
+
+def group_problems(known: Mapping[str, Any], groups: Mapping[str, Any]) -> Iterator[str]:
+    """What does not fit between the settings and the inventory's groups."""
+    servers = list(groups.get("app_servers", []))
+    host = known.get("migration_host")
+    if host and host not in servers:
+        yield wrong(
+            "migration_host", f"is {host!r}, which is not in app_servers; choose one of {', '.join(sorted(servers))}"
+        )
+    for group, name in (("databases", "database_password"), ("caches", "cache_password")):
+        if groups.get(group) and not known.get(name):
+            yield f"{name} is not set, and the inventory has {group}: set it in {SECRETS} or {ENVIRONMENT}"
+    for name in ("database_password", "cache_password"):
+        if re.search(r"\s", known.get(name, "")):
+            yield wrong(name, "must not contain blanks or line ends")
+    shared = sorted(set(servers) & set(groups.get("load_balancers", [])))
+    if shared and int(known.get("app_port", 80)) == 80:
+        yield (
+            f"{', '.join(shared)} is an app server and a load balancer, and both would listen on port 80: "
+            f"take it out of load_balancers, or set another app_port in {APP}"
+        )
+
+
+def is_address(text: object) -> bool:
+    """Whether a text is an IP address."""
+    try:
+        ipaddress.ip_address(str(text))
+    except ValueError:
+        return False
+    return True
+
+
+class FilterModule:
+    """Ansible looks for this class."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"bluegreen_settings_problems": settings_problems, "bluegreen_is_address": is_address}
