@@ -70,9 +70,7 @@ def table(samples: Sequence[Sample]) -> str:
         "| hosts | SSH | command | pairs | seconds | one module call | ratio | last bad answer after | ratio of it |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    keys = sorted(
-        {(one.hosts, one.connections, one.command) for one in samples}, key=lambda key: (key[2], key[0], key[1])
-    )
+    keys = {(one.hosts, one.connections, one.command) for one in samples}
     for key in sorted(keys, key=lambda key: (key[2] != "rollback", key[0], key[1])):
         group = [one for one in samples if (one.hosts, one.connections, one.command) == key]
         answers = [one.last_bad_answer for one in group if one.last_bad_answer is not None]
@@ -233,7 +231,8 @@ How: [../README.md](../README.md).
 
 {table(samples)}
 
-Median (smallest–largest), in seconds of wall clock for the whole command; ratios are of pairs that ran one after the other.
+Median (smallest–largest), in seconds of wall clock for the whole command; ratios are of pairs that ran one after the
+other.
 During all of it {facts["requests"]} requests were sent, of which {facts["failed"]} failed.
 The first deploy of a release, which also brings the artifact to the hosts, took {first}.
 
