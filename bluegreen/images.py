@@ -275,9 +275,9 @@ def stage(paths: Paths, config: HostConfig, manifest: dict[str, Any], upload: st
 
 
 def remove(paths: Paths, name: str) -> None:
-    """Forget an image: its manifest first, so that it is never taken for complete."""
-    files.remove_file(paths.images / f"{name}.json")
+    """Forget an image: closed first, because one still in use cannot be; then its manifest, which makes it complete."""
     close_image(paths, name)
+    files.remove_file(paths.images / f"{name}.json")
     files.remove_file(paths.images / f"{name}.squashfs")
 
 

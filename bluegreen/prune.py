@@ -8,6 +8,7 @@ from typing import Any
 from bluegreen import files, images, release
 from bluegreen.config import COLOURS
 from bluegreen.context import Context
+from bluegreen.errors import BluegreenError
 from bluegreen.state import Record
 
 ROLLBACK_MINIMUM = 2
@@ -49,12 +50,16 @@ def prune(context: Context, keep: int) -> dict[str, Any]:
         files.remove_file(paths.checks / f"{name}.json")
     needed = {release.image_of(paths, name) for name in present - set(doomed)}
     unneeded = [name for name in images.staged(paths) if name not in needed]
-    # an image staged by the deploy that is running has no release yet; it is the newest
+    busy = []
     for name in unneeded:
-        images.remove(paths, name)
+        try:
+            images.remove(paths, name)
+        except BluegreenError:
+            # a process that still finishes its work holds it; the next prune takes it
+            busy.append(name)
     if doomed or unneeded:
-        state.append_history("prune", releases=doomed, images=unneeded)
-    return {"removed": doomed, "images": unneeded}
+        state.append_history("prune", releases=doomed, images=unneeded, busy=busy)
+    return {"removed": doomed, "images": [name for name in unneeded if name not in busy], "busy": busy}
 
 
 def sweep(context: Context) -> list[str]:
