@@ -135,7 +135,8 @@ def open_image(paths: Paths, config: HostConfig, name: str) -> str:
             f"{image.name} can be neither mounted nor unpacked", f"{problem}; {units.last_line(done.stderr)}"
         )
     aside.chmod(0o755)
-    files.fsync_tree(aside)
+    # one syncfs: thousands of single fsyncs took 11 s where this takes one
+    units.run(("sync", "--file-system", str(aside)))
     os.rename(aside, target)
     files.fsync_directory(paths.images)
     return "unpack"
