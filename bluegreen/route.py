@@ -41,14 +41,16 @@ def links(paths: Paths, live: str, share: int, statics: dict[str, str], fallback
 def write(paths: Paths, content: dict[str, str]) -> str:
     """Make `content` the route. Returns the new generation's name; traffic moves at the rename."""
     paths.routes.mkdir(exist_ok=True)
-    generation = str(time.time_ns())
+    # always above what is there, also after the clock was set back: the oldest are removed below
+    newest = max((int(path.name) for path in paths.routes.iterdir() if path.name.isdigit()), default=0)
+    generation = str(max(time.time_ns(), newest + 1))
     with files.directory_aside(paths.routes / generation) as aside:
         aside.chmod(0o755)
         for name, target in content.items():
             os.symlink(target, aside / name)
     files.replace_symlink(paths.route, f"routes/{generation}")
-    for old in sorted(path.name for path in paths.routes.iterdir() if path.name.isdigit())[:-KEPT_GENERATIONS]:
-        files.remove_tree(paths.routes / old)
+    for old in sorted(int(path.name) for path in paths.routes.iterdir() if path.name.isdigit())[:-KEPT_GENERATIONS]:
+        files.remove_tree(paths.routes / str(old))
     return generation
 
 
