@@ -56,9 +56,8 @@ def reconcile(context: Context, wait: float) -> dict[str, Any]:
     done += [f"removed {name}" for name in prune.sweep(context)]
     problems = open_images(context)
     live, pending = state.live(), state.pending()
-    if pending and live and live.deploy_id == pending.deploy_id and live.release == pending.release:
-        # the commit point was reached; the crash came before the rest
-        switch._finish_confirm(context, live, pending.kind, None)
+    if pending and live and switch.committed(live, pending):
+        switch.finish_confirm(context, live, pending)
         done.append(f"finished the confirmation of {live.release}")
     elif pending and pending.deadline.left() <= 0:
         switch.revert(context, "the host restarted or the deadline passed before it was confirmed", bad=False)

@@ -1,7 +1,7 @@
 """The switch and its way back. Traffic moves by one rename; a timer undoes what nobody confirms.
 
     route    arm the timer → write pending.json → replace the route
-    confirm  write active.json (the commit point) → remove pending.json → disarm
+    confirm  write active.json (the commit point) → record, route → remove pending.json → disarm
     revert   route to active.json's colour → remove pending.json → disarm
 
 A crash between two steps leaves a timer, or the boot-time reconcile, that finishes what was begun.
@@ -52,8 +52,9 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
             )
         processes.start_early(context, colour)
     previous = route.current_generation(context.paths)
-    deadman.arm(context.app, context.deploy_id, ttl, replaces=pending is not None)
+    # the deadline first: the timer must never fire before it has passed, because it fires once
     deadline = Deadline.after(ttl)
+    deadman.arm(context.app, context.deploy_id, ttl, replaces=pending is not None)
     sha = str(release.config_of(context.paths, name)["sha"])
     state.set_pending(
         Pending(
@@ -81,8 +82,9 @@ def extend(context: Context, ttl: float) -> dict[str, Any]:
     pending = context.state.pending()
     if not pending or context.dry_run:
         return {"extended": False}
-    deadman.arm(context.app, context.deploy_id, ttl, replaces=True)
     deadline = Deadline.after(ttl)
+    # the timer names the deploy that is pending, whoever extends it
+    deadman.arm(context.app, pending.deploy_id, ttl, replaces=True)
     context.state.set_pending(dataclasses.replace(pending, deadline_boot=deadline.boot, deadline_at=deadline.at))
     return {"extended": True}
 
@@ -103,6 +105,10 @@ def confirm(context: Context, name: str) -> dict[str, Any]:
             f"it belongs to {pending.deploy_id}",
             f"bluegreen revert --app {context.app}",
         )
+    if live and committed(live, pending):
+        if not context.dry_run:
+            finish_confirm(context, live, pending)
+        return {"live": dataclasses.asdict(live), "changed": True}
     if pending.share != 100:
         raise refused(f"only {pending.share} % are routed to {name}", "", "route 100 % first")
     if context.dry_run:
@@ -112,28 +118,34 @@ def confirm(context: Context, name: str) -> dict[str, Any]:
         previous["previous"] = None
     chosen = Live(pending.colour, name, pending.sha, context.deploy_id, context.effective_fence(), now(), previous)
     state.set_live(chosen)
-    _finish_confirm(context, chosen, pending.kind, live)
+    finish_confirm(context, chosen, pending)
     return {"live": dataclasses.asdict(chosen), "changed": True}
 
 
-def _finish_confirm(context: Context, chosen: Live, kind: str, left: Live | None) -> None:
-    """What follows the commit point; reconcile does it too when a crash came between."""
-    state = context.state
-    state.clear_pending()
-    deadman.disarm(context.app)
+def committed(live: Live | None, pending: Pending) -> bool:
+    """Whether the commit point of a pending switch was reached, and a crash came before the rest."""
+    return live is not None and (live.deploy_id, live.release) == (pending.deploy_id, pending.release)
+
+
+def finish_confirm(context: Context, chosen: Live, pending: Pending) -> None:
+    """What follows the commit point. pending.json goes last: while it is there, whoever comes next does this again."""
+    state, kind = context.state, pending.kind
+    left = str(chosen.previous["release"]) if chosen.previous else ""
     record = state.record(chosen.release) or Record(chosen.release, chosen.sha, "")
     # a rollback keeps the place in the order, so that the next one goes further back
     fence = record.confirmed_fence if kind == "rollback" and record.confirmed_fence else chosen.fence
     state.set_record(
         dataclasses.replace(record, state="confirmed", confirmed_fence=fence, deployed_at=chosen.since, reason="")
     )
-    if kind == "rollback" and left and left.release != chosen.release:
-        mark(context, left.release, "rolled_back", "rolled back by an operator")
+    if kind == "rollback" and left != chosen.release:
+        mark(context, left, "rolled_back", "rolled back by an operator")
     warm = other(chosen.colour)
     start.write_route(context, chosen.colour, fallback=may_fall_back(context, warm))
     state.append_history(
         "confirm", release=chosen.release, sha=chosen.sha, kind=kind, deploy_id=chosen.deploy_id, fence=chosen.fence
     )
+    state.clear_pending()
+    deadman.disarm(context.app)
 
 
 def may_fall_back(context: Context, colour: str) -> bool:
@@ -154,6 +166,10 @@ def revert(context: Context, why: str, bad: bool) -> dict[str, Any]:
     """Undo the pending switch, or one this very deploy has confirmed; see the verb `revert`."""
     state = context.state
     live, pending = state.live(), state.pending()
+    if live and pending and committed(live, pending):
+        if not context.dry_run:
+            finish_confirm(context, live, pending)
+        pending = None
     if pending is None:
         if live and live.previous and context.deploy_id and live.deploy_id == context.deploy_id:
             return _undo_confirm(context, live, why, bad)
@@ -194,7 +210,11 @@ def _undo_confirm(context: Context, live: Live, why: str, bad: bool) -> dict[str
         return {"reverted": True, "live": dataclasses.asdict(before)}
     start.write_route(context, before.colour)
     context.state.set_live(before)
-    mark(context, live.release, "bad" if bad else "staged", why)
+    record = context.state.record(live.release)
+    if bad or (record and record.confirmed_fence == live.fence):
+        mark(context, live.release, "bad" if bad else "staged", why)
+    # else a rollback is undone: its target was confirmed before, and what it left is good again
+    mark(context, before.release, "confirmed", "")
     context.state.append_history(
         "revert", release=live.release, sha=live.sha, why=why, deploy_id=context.deploy_id, confirmed=True
     )
@@ -205,6 +225,10 @@ def deadman_fired(context: Context, deploy_id: str) -> dict[str, Any]:
     """The timer's call: revert if that deploy's switch is still pending and its deadline has passed."""
     pending = context.state.pending()
     if pending is None or pending.deploy_id != deploy_id or pending.deadline.left() > 0:
+        return {"reverted": False}
+    live = context.state.live()
+    if live and committed(live, pending):
+        finish_confirm(context, live, pending)
         return {"reverted": False}
     return revert(context, "not confirmed in time", bad=False)
 
