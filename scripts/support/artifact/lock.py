@@ -45,7 +45,7 @@ def logical_lines(text: str, file: str) -> Iterator[Line]:
     joined, start = "", 0
     for number, raw in enumerate(text.splitlines(), 1):
         start = start or number
-        # A comment line between continued lines is skipped, as pip does.
+        # A comment line ends a continued one, as it does for pip.
         line = "" if raw.lstrip().startswith("#") else re.sub(r"\s+#.*$", "", raw)
         if line.rstrip().endswith("\\"):
             joined += line.rstrip()[:-1] + " "
