@@ -197,8 +197,8 @@ class State:
             raise BluegreenError(Code.REFUSED, f"{self.directory / 'fence'} is damaged", "it does not hold a number")
         return int(text)
 
-    def raise_fence(self, fence: int) -> None:
-        """Accept `fence`; an older generation is refused."""
+    def raise_fence(self, fence: int, keep: bool = True) -> None:
+        """Accept `fence`; an older generation is refused. `keep` off only checks."""
         current = self.fence()
         if fence < current:
             raise BluegreenError(
@@ -207,7 +207,7 @@ class State:
                 "another deploy or rollback has started since",
                 "look at ansible-playbook status.yml, then start again",
             )
-        if fence > current:
+        if fence > current and keep:
             files.write_file(self.directory / "fence", f"{fence}\n")
 
     def lease(self) -> Lease | None:
@@ -237,13 +237,16 @@ class State:
 
     # what happened
 
-    def append_history(self, event: str, **details: Any) -> None:
+    def append_history(self, event: str, /, **details: Any) -> None:
         """Add one line to the history."""
-        line = json.dumps({"time": now(), "event": event, **details}, sort_keys=True) + "\n"
+        line = json.dumps({**details, "time": now(), "event": event}, sort_keys=True) + "\n"
         descriptor = os.open(
-            self.directory / "history.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644
+            self.directory / "history.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644
         )
         try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = "\n" + line  # an earlier line was cut short
             os.write(descriptor, line.encode())
             os.fsync(descriptor)
         finally:

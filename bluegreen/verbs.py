@@ -83,10 +83,15 @@ def check_authority(context: Context) -> None:
             f"since {lease.since}, the lease ends in {lease.left():.0f} s unless renewed",
             f"wait for it; if it is dead: bluegreen lease --app {context.app} --action break",
         )
-    if context.fence is not None:
-        state.raise_fence(context.fence)
+    check_fence(context)
     if lease and not context.dry_run and lease.left() < lease.ttl * 0.9:
         state.set_lease(dataclasses.replace(lease, expires_at=Deadline.after(lease.ttl).at))
+
+
+def check_fence(context: Context) -> None:
+    """Refuse a call of an older generation, and accept a newer one."""
+    if context.fence is not None:
+        context.state.raise_fence(context.fence, keep=not context.dry_run)
 
 
 def lease(context: Context, params: Params) -> Answer:
@@ -337,7 +342,7 @@ def history(context: Context, params: Params) -> Answer:
 def note(context: Context, params: Params) -> Answer:
     """Add a line to the history."""
     if not context.dry_run:
-        context.state.append_history(params["event"], **params["details"], deploy_id=context.deploy_id)
+        context.state.append_history(params["event"], **{**params["details"], "deploy_id": context.deploy_id})
     return {}
 
 
@@ -432,4 +437,6 @@ def perform(context: Context, verb: str, given: Params) -> Answer:
     with context.state.lock(verb, entry.wait):
         if verb not in LEASE_FREE:
             check_authority(context)
+        elif verb == "revert":
+            check_fence(context)  # a controller that slept must not undo what came after it
         return entry.run(context, params)
