@@ -73,7 +73,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     Raises BluegreenError when the file exists but does not hold an object: state is never guessed.
     """
     try:
-        text = path.read_text()
+        text = path.read_bytes()
     except FileNotFoundError:
         return None
     try:

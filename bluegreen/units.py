@@ -19,7 +19,8 @@ def run(
         done = subprocess.run(
             command,
             check=False,
-            text=True,
+            encoding="utf-8",
+            errors="replace",  # what a release prints may be anything
             capture_output=True,
             timeout=timeout,
             input=stdin,
