@@ -1,0 +1,196 @@
+"""What a run is asked for, checked on the controller before any host is contacted.
+
+It finds the artifact, verifies its image once, and gives the run its name. A refusal fails the task: nothing has been
+touched yet, and a failed play on localhost ends the run.
+"""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+import hashlib
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+from ansible import context
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+
+ROOT = str(Path(__file__).resolve().parents[2])
+if ROOT not in sys.path:
+    sys.path.append(ROOT)
+
+from plugins.filter.bluegreen_settings import settings_problems  # noqa: E402
+from plugins.module_utils import bluegreen_artifacts as artifacts  # noqa: E402
+from plugins.module_utils import bluegreen_inputs as asked  # noqa: E402
+from plugins.module_utils.bluegreen_inputs import Refused  # noqa: E402
+
+CHUNK = 1 << 20
+# what a person may give with -e, read as it was typed and never templated
+TYPED = (
+    "sha",
+    "artifact",
+    "to",
+    "watch",
+    "canary",
+    "retry_bad",
+    "command",
+    "format",
+    "out",
+    "html",
+    "plan_out",
+    "schema",
+)
+
+
+class ActionModule(ActionBase):
+    """`bluegreen_inputs: {verb, watch}`; see plugins/modules/bluegreen_inputs.py."""
+
+    _VALID_ARGS = frozenset(("verb", "watch", "store", "min_free_mb"))
+    _requires_connection = False
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        task_vars = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        try:
+            return {**result, **self._inputs(str(self._task.args["verb"]), task_vars)}
+        except Refused as refusal:
+            return {**result, "failed": True, "error": refusal.as_error(), "msg": asked.in_one_line(refusal)}
+
+    def _inputs(self, verb: str, task_vars: dict[str, Any]) -> dict[str, Any]:
+        given = {name: task_vars.get(name) for name in TYPED}
+        if verb in ("deploy", "rollback"):
+            asked.check_limit(task_vars.get("ansible_limit"), verb)
+        if verb != "manage":
+            asked.check_stray(task_vars.get("_raw_params"), verb)
+        hosts = sorted(str(host) for host in task_vars["groups"].get("app_servers") or [])
+        asked.check_hosts(hosts, None)
+        hostvars = task_vars["hostvars"]
+        checked = hosts if verb == "deploy" else hosts[:1]
+        values = {host: read_settings(hostvars[host], full=verb == "deploy") for host in checked}
+        for host in checked:
+            problems = settings_problems(values[host], task_vars["groups"]) if verb == "deploy" else []
+            if problems:
+                raise asked.settings_refusal(problems)
+        first = values[hosts[0]]
+        found = {
+            "verb": verb,
+            "app": asked.check_app(first.get("app_name")),
+            "hosts": hosts,
+            "migration_host": asked.check_hosts(hosts, first.get("migration_host")),
+            "deploy_id": asked.deploy_id(datetime.datetime.now(datetime.UTC), secrets.token_hex(3)),
+            "holder": asked.holder(getpass.getuser(), os.uname().nodename, os.environ),
+            "check": bool(self._task.check_mode),
+            "plan_out": asked.check_path("plan_out", given["plan_out"]),
+        }
+        more: dict[str, Any] = getattr(self, f"_{verb}")(given, first, found["app"])
+        return found | more
+
+    def _deploy(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
+        asked.check_canary(given["canary"])
+        store = Path(str(settings.get("artifact_store") or Path(ROOT) / "artifacts")).expanduser()
+        if "://" in str(settings.get("artifact_store") or ""):
+            raise Refused(
+                "artifact_store must be a directory",
+                "this version reads no addresses",
+                "copy the artifacts into a directory",
+            )
+        try:
+            stem, manifest = artifacts.choose_in_directory(store, app, given["sha"], given["artifact"] or None)
+        except artifacts.ArtifactError as problem:
+            raise asked.artifact_refusal(str(problem)) from None
+        verify_image(store, manifest)
+        return {
+            "sha": manifest["sha"],
+            "what": f"deploy {manifest['sha'][:12]}",
+            "watch": asked.check_seconds("watch", given["watch"], float(settings.get("rollout_watch") or 0)),
+            "retry_bad": asked.check_flag("retry_bad", given["retry_bad"]),
+            "min_free_mb": int(settings.get("rollout_min_free_mb") or 0),
+            "proven": asked.signs_in(settings.get("app_smoke")),
+            "artifact": {
+                "stem": stem,
+                "manifest": str(store / f"{stem}.json"),
+                "image": str(store / manifest["image"]["file"]),
+                "bytes": manifest["image"]["bytes"],
+                "python": manifest.get("python"),
+                "arch": manifest.get("arch"),
+            },
+        }
+
+    def _rollback(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
+        asked.check_canary(given["canary"])
+        if given["schema"]:
+            raise Refused(
+                "schema=… is not available yet", "this version leaves the database as it is", "leave schema out"
+            )
+        to = asked.check_target(given["to"])
+        what = f"rollback to {to}" if to else "rollback"
+        return {"to": to, "what": what, "watch": asked.check_seconds("watch", given["watch"], 0.0)}
+
+    def _status(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
+        if given["html"]:
+            raise Refused(
+                "html=… is not available yet",
+                "this version writes a table or JSON",
+                "-e format=json -e out=status.json",
+            )
+        form = given["format"] or "text"
+        if form not in ("text", "json"):
+            raise Refused(f"format={asked.show(form)} is not known", "it is text or json", "-e format=json")
+        return {"format": str(form), "out": asked.check_path("out", given["out"]), "what": "status"}
+
+    def _manage(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
+        command = asked.typed("command", context.CLIARGS.get("extra_vars") or ()) or given["command"]
+        if not command or not isinstance(command, str) or not command.isprintable():
+            why = "it is one line: a management command and its arguments"
+            raise Refused(
+                "command is missing" if not command else f"command {asked.show(command)} cannot be run",
+                why,
+                "ansible-playbook manage.yml -e command=showmigrations",
+            )
+        return {"command": str(command), "what": f"manage {str(command).split()[0]}"}
+
+
+def read_settings(variables: Any, full: bool) -> dict[str, Any]:
+    """The settings of one app server, worked out. Raises Refused naming the one that cannot be.
+
+    A rollback needs a few of them only: its release brings its own configuration.
+    """
+    from plugins.filter.bluegreen_settings import SETTINGS
+
+    names = [*SETTINGS] if full else ["app_name", "migration_host"]
+    found = {}
+    for name in names:
+        if name not in variables:
+            continue
+        try:
+            found[name] = asked.plain(variables[name])
+        except AnsibleError as problem:
+            raise asked.settings_refusal(
+                [f"{name} cannot be computed: {asked.first_line(problem)}: correct it in {asked.APP_FILE}"]
+            ) from None
+    return found
+
+
+def verify_image(store: Path, manifest: dict[str, Any]) -> None:
+    """Compare the image with its manifest: size first, then every byte. Raises Refused."""
+    image, wanted = store / manifest["image"]["file"], manifest["image"]
+    again = "copy it to the store again, or build it again: scripts/build-artifact"
+    try:
+        size = image.stat().st_size
+        if size != wanted["bytes"]:
+            raise Refused(
+                f"the image {image.name} is damaged", f"it has {size} bytes instead of {wanted['bytes']}", again
+            )
+        digest = hashlib.sha256()
+        with image.open("rb") as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+    except OSError as problem:
+        raise Refused(f"the image {image.name} cannot be read", str(problem.strerror), again) from None
+    if digest.hexdigest() != wanted["sha256"]:
+        raise Refused(f"the image {image.name} is damaged", "its sha256 is not the one in its manifest", again)

@@ -1,0 +1,131 @@
+"""One call of the host tool: what is sent, and what its answer means. Pure functions; no connection."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PROVISION = "ansible-playbook provision.yml"
+PROGRAM = "/usr/local/bin/bluegreen"
+SECRET_KEYS = ("session",)
+# how a shell, env and sudo say that there is no such program, or that this user may not run it
+NOT_THERE = re.compile(r"command not found|No such file or directory|not found", re.IGNORECASE)
+NOT_ALLOWED = re.compile(
+    r"a password is required|not allowed to (execute|run)|not in the sudoers|may not run sudo|unknown user",
+    re.IGNORECASE,
+)
+
+
+def command(app: str) -> str:
+    """The one command that the deploy user may run as root. Everything else goes to its stdin."""
+    return f"sudo -n {PROGRAM} batch --app {app}"
+
+
+def message(steps: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any], fence: int | None, dry_run: bool) -> str:
+    """What is written to the tool's stdin."""
+    call = {
+        "deploy_id": inputs.get("deploy_id") or "",
+        "holder": inputs.get("holder"),
+        "fence": fence,
+        "dry_run": dry_run,
+        "steps": list(steps),
+    }
+    return json.dumps(call, default=str)
+
+
+def understand(host: str, app: str, status: int, out: str, err: str) -> dict[str, Any]:
+    """The verdict on a call: {verdict, results, error, seconds, stopped}.
+
+    `status`, `out`, `err`: what the command left. Without an answer of the tool, the error says why there is none.
+    """
+    answer = parse(out)
+    if answer is None:
+        return {"verdict": "fail", "results": {}, "error": silence(host, app, status, err)}
+    good = bool(answer.get("ok"))
+    error = answer.get("error") if not good else None
+    return {
+        "verdict": "pass" if good else "fail",
+        "results": answer.get("results") or {},
+        "error": (error or {"what": "the host tool gave no reason", "code": status}) if not good else None,
+        "seconds": answer.get("seconds"),
+        "stopped": answer.get("stopped"),
+    }
+
+
+def parse(out: str) -> dict[str, Any] | None:
+    """The JSON object on the last line that holds one; a login banner may stand before it."""
+    for line in [out, *reversed(out.splitlines())]:
+        text = line.strip()
+        if text.startswith("{"):
+            try:
+                value = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(value, dict) and ("ok" in value or "results" in value):
+                return value
+    return None
+
+
+def silence(host: str, app: str, status: int, err: str) -> dict[str, Any]:
+    """Why the tool said nothing."""
+    last = next((line.strip() for line in reversed(err.splitlines()) if line.strip()), f"exit status {status}")
+    if NOT_ALLOWED.search(err):
+        what = f"{host} was never provisioned for this user"
+        return {"what": what, "why": f"sudo says: {last}", "next": PROVISION, "code": "not provisioned"}
+    if status in (126, 127) or NOT_THERE.search(err):
+        return {
+            "what": f"{host} was never provisioned",
+            "why": f"{PROGRAM} is not there",
+            "next": PROVISION,
+            "code": "not provisioned",
+        }
+    return {
+        "what": "the host tool gave no answer",
+        "why": f"exit status {status}: {last}",
+        "next": f"on {host}: sudo bluegreen status --app {app}",
+        "code": "no answer",
+    }
+
+
+def unreachable(host: str, user: str, text: str) -> dict[str, Any]:
+    """Why a host could not be reached."""
+    line = " ".join(text.split())
+    # ssh's own words are the last ones; Ansible puts its own in front
+    line = line.rsplit("via ssh: ", 1)[-1]
+    if "Permission denied" in text:
+        why = f"it refuses the key of {user}: it was never provisioned, or the key is not in deploy_authorized_keys"
+        return {"what": f"{host} cannot be logged in to", "why": why, "next": PROVISION, "code": "unreachable"}
+    if "Host key verification failed" in text or "IDENTIFICATION HAS CHANGED" in text:
+        why = "its host key is not the one in known_hosts"
+        return {
+            "what": f"{host} cannot be trusted",
+            "why": why,
+            "next": f"compare the key with the host's console, then ssh {host}",
+            "code": "unreachable",
+        }
+    return {
+        "what": f"{host} is unreachable",
+        "why": line[-200:],
+        "next": f"look at the host and the network: ansible {host} -m ansible.builtin.ping",
+        "code": "unreachable",
+    }
+
+
+def without_secrets(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results as they may be printed."""
+    return {
+        name: {key: value for key, value in answer.items() if key not in SECRET_KEYS}
+        if isinstance(answer, Mapping)
+        else answer
+        for name, answer in results.items()
+    }
+
+
+def session_of(results: Mapping[str, Any]) -> dict[str, str] | None:
+    """The signed-in session that a smoke step made: secret."""
+    for answer in results.values():
+        if isinstance(answer, Mapping) and answer.get("session"):
+            return {str(name): str(value) for name, value in answer["session"].items()}
+    return None

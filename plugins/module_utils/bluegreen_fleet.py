@@ -1,0 +1,664 @@
+"""What the fleet has done so far, and what may follow. Pure functions over the hosts' answers.
+
+Verdicts are data: a phase never fails in Ansible's sense. Each host's answer is registered, and everything that
+follows (does the next phase run, must all hosts go back, how did it end) is decided here from all answers together.
+A host that did not answer counts as failed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plugins.module_utils.bluegreen_inputs import Refused
+
+Result = Mapping[str, Any]
+
+PHASES = (
+    "preflight", "stage", "plan_migrations", "migrate", "start", "smoke",
+    "switch", "watch", "confirm", "revert", "settle",
+)  # fmt: skip
+TITLES = {"plan_migrations": "Plan migrations"}
+# the variables in which the roles register answers: __<phase>_<part>
+PARTS = ("first", "rest", "result")
+SINGLE = ("plan_migrations", "migrate")  # run on the migration host only
+ROLLBACK_SKIPS = ("stage", "plan_migrations", "migrate")
+DRY = ("preflight", "stage", "plan_migrations")  # what --check runs
+REVERTIBLE = ("switch", "watch", "confirm")
+CHECK_FAILED = 4  # the host tool's exit status for a release that does not do what it must
+MAX_SKEW = 60.0  # seconds between a host's clock and the controller's
+MIN_FREE_INODES = 2  # percent
+SETTLE_EXTRA = 30.0  # seconds a switch may stay unconfirmed after the watch
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something that went wrong: where, what, why, and what to type next."""
+
+    phase: str
+    host: str
+    what: str
+    why: str = ""
+    todo: str = ""
+    code: int | str | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fleet:
+    """A run: its inputs, its hosts in order, and per host and phase the answers that came."""
+
+    inputs: Mapping[str, Any]
+    hosts: tuple[str, ...]
+    answers: Mapping[str, Mapping[str, Sequence[Result]]]
+
+    @property
+    def rollback(self) -> bool:
+        return self.inputs.get("verb") == "rollback"
+
+    @property
+    def check(self) -> bool:
+        return bool(self.inputs.get("check"))
+
+    @property
+    def migration_host(self) -> str:
+        return str(self.inputs.get("migration_host") or self.hosts[0])
+
+    def of(self, phase: str, host: str) -> Sequence[Result]:
+        """The answers of one host in one phase."""
+        return self.answers.get(host, {}).get(phase, ())
+
+    def step(self, phase: str, host: str, step: str) -> Mapping[str, Any]:
+        """What one step of a phase answered on a host; empty if it did not run."""
+        for result in self.of(phase, host):
+            found = (result.get("results") or {}).get(step)
+            if isinstance(found, Mapping):
+                return found
+        return {}
+
+    def status(self, host: str) -> Mapping[str, Any]:
+        """What the host said about itself in the preflight."""
+        found = self.step("preflight", host, "lease").get("status")
+        return found if isinstance(found, Mapping) else {}
+
+    def passed(self, phase: str, host: str) -> bool:
+        """Whether a host took part in a phase and everything went well there."""
+        results = self.of(phase, host)
+        return bool(results) and all(result.get("verdict") == "pass" for result in results)
+
+    def ran(self, phase: str) -> bool:
+        """Whether any host took part in a phase."""
+        return any(self.of(phase, host) for host in self.hosts)
+
+    @functools.cached_property
+    def target(self) -> Mapping[str, Any]:
+        """A rollback's target {release, sha}. Raises Refused."""
+        return choose_target({host: self.status(host) for host in self.hosts}, self.inputs.get("to"))
+
+
+def build(inputs: Mapping[str, Any], hosts: Sequence[str], variables: Mapping[str, Mapping[str, Any]]) -> Fleet:
+    """The fleet from what the roles registered. `variables`: host → its variables."""
+    answers = {}
+    for host in hosts:
+        mine: dict[str, list[Result]] = {}
+        for phase in PHASES:
+            for part in PARTS:
+                result = variables.get(host, {}).get(f"__{phase}_{part}")
+                if isinstance(result, Mapping) and not result.get("skipped"):
+                    mine.setdefault(phase, []).append(result)
+        answers[host] = mine
+    return Fleet(inputs, tuple(hosts), answers)
+
+
+# what went wrong
+
+
+def problems(fleet: Fleet, before: str | None = None) -> list[Problem]:
+    """Everything that went wrong so far (before phase `before`), in the order of the phases."""
+    found: list[Problem] = []
+    for phase in PHASES:
+        if phase == before:
+            break
+        failed = [problem for host in fleet.hosts for problem in host_problems(fleet, phase, host)]
+        found += failed
+        if not failed and fleet.ran(phase):
+            found += lost_hosts(fleet, phase) or judgements(fleet, phase)
+    return found
+
+
+def host_problems(fleet: Fleet, phase: str, host: str) -> list[Problem]:
+    """What one host answered in a phase that is not a pass."""
+    found = []
+    for result in fleet.of(phase, host):
+        if result.get("verdict") == "pass":
+            continue
+        error = result.get("error") or {}
+        what = error.get("what") or result.get("msg") or "there was no answer"
+        found.append(
+            Problem(
+                phase, host, str(what), str(error.get("why") or ""), str(error.get("next") or ""), error.get("code")
+            )
+        )
+    return found
+
+
+def lost_hosts(fleet: Fleet, phase: str) -> list[Problem]:
+    """Hosts that had to take part and did not: the play lost them."""
+    wanted = (fleet.migration_host,) if phase in SINGLE else fleet.hosts
+    if phase in ("revert", "settle") or (phase == "preflight" and not fleet.of(phase, fleet.migration_host)):
+        return []
+    return [
+        Problem(phase, host, "gave no answer", "it was lost from the play", "ansible-playbook status.yml")
+        for host in wanted
+        if not fleet.of(phase, host)
+    ]
+
+
+def judgements(fleet: Fleet, phase: str) -> list[Problem]:
+    """What is wrong with all answers together though each one alone is good."""
+    if phase == "preflight":
+        return judge_preflight(fleet)
+    if phase == "stage":
+        return judge_stage(fleet)
+    return []
+
+
+def judge_preflight(fleet: Fleet) -> list[Problem]:
+    """Whether every machine can take the release, and whether it may be taken."""
+    found = []
+    for host in fleet.hosts:
+        answer = fleet.step("preflight", host, "lease")
+        machine, status = answer.get("machine") or {}, fleet.status(host)
+        skew = next((result.get("clock_skew") for result in fleet.of("preflight", host) if "clock_skew" in result), 0.0)
+        if abs(skew or 0.0) > MAX_SKEW:
+            found.append(
+                Problem(
+                    "preflight",
+                    host,
+                    f"the clock is {abs(skew or 0.0):.0f} s {'ahead' if (skew or 0) > 0 else 'behind'}",
+                    "sessions and certificates depend on it",
+                    "start time synchronisation on the host",
+                )
+            )
+        pending = status.get("pending")
+        if pending:
+            found.append(pending_problem(host, pending))
+        if not fleet.rollback:
+            found += judge_machine(fleet, host, machine, status)
+    if found:
+        return found
+    return judge_target(fleet) if fleet.rollback else judge_bad(fleet)
+
+
+def pending_problem(host: str, pending: Mapping[str, Any]) -> Problem:
+    """A switch of an earlier run waits for its deadline."""
+    left = float(pending.get("expires_in") or 0)
+    what = f"a switch to {str(pending.get('sha'))[:12]} is not confirmed yet"
+    return Problem(
+        "preflight",
+        host,
+        what,
+        f"its run ended early; the host goes back by itself in {left:.0f} s",
+        "wait that long, then type the same again",
+    )
+
+
+def judge_machine(fleet: Fleet, host: str, machine: Mapping[str, Any], status: Mapping[str, Any]) -> list[Problem]:
+    """Python, architecture, C library and free space, against the artifact."""
+    wanted = fleet.inputs.get("artifact") or {}
+    build = "build the artifact for the hosts' system: app_python, scripts/build-artifact"
+    pythons = machine.get("pythons") or []
+    if machine.get("arch") and machine["arch"] != wanted.get("arch"):
+        return [
+            Problem(
+                "preflight",
+                host,
+                f"the artifact was built for {wanted.get('arch')}",
+                f"this host is {machine['arch']}",
+                build,
+            )
+        ]
+    if pythons and wanted.get("python") not in pythons:
+        return [
+            Problem(
+                "preflight",
+                host,
+                f"the artifact needs Python {wanted.get('python')}",
+                f"this host has {', '.join(pythons)}",
+                build,
+            )
+        ]
+    present = any(
+        item.get("artifact") == wanted.get("stem") and item.get("complete") for item in status.get("releases") or []
+    )
+    needed = 0 if present else -(-int(wanted.get("bytes") or 0) // (1 << 20))
+    keep = int(fleet.inputs.get("min_free_mb") or 0)
+    free = machine.get("free_mb")
+    if isinstance(free, int) and free - needed < keep:
+        why = f"{free} MB free, {needed} MB needed, {keep} MB must stay free"
+        return [Problem("preflight", host, "the disk is nearly full", why, f"on {host}: sudo bluegreen prune --keep 2")]
+    if int(machine.get("free_inodes_pct", 100)) < MIN_FREE_INODES:
+        return [
+            Problem(
+                "preflight",
+                host,
+                "the file system is nearly out of inodes",
+                f"{machine['free_inodes_pct']} % are free",
+                "remove small files on the host",
+            )
+        ]
+    return []
+
+
+def judge_target(fleet: Fleet) -> list[Problem]:
+    """Whether there is a release to roll back to."""
+    try:
+        fleet.target  # noqa: B018  asked for its refusal
+    except Refused as refusal:
+        return [Problem("preflight", "", refusal.what, refusal.why, refusal.todo)]
+    return []
+
+
+def records_of(fleet: Fleet, sha: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """What the hosts remember of a commit: (host, record)."""
+    return [
+        (host, item)
+        for host in fleet.hosts
+        for item in fleet.status(host).get("releases") or []
+        if item.get("sha") == sha
+    ]
+
+
+def judge_bad(fleet: Fleet) -> list[Problem]:
+    """Refuse a commit that was reverted automatically, unless it is asked for by name."""
+    if fleet.inputs.get("retry_bad"):
+        return []
+    sha = str(fleet.inputs.get("sha") or "")
+    records = records_of(fleet, sha)
+    bad = [(host, item) for host, item in records if item.get("state") == "bad"]
+    if not bad or any(item.get("state") == "confirmed" for _, item in records):
+        return []
+    host, item = bad[0]
+    why = str(item.get("reason") or "an earlier deploy of it was reverted")
+    return [
+        Problem(
+            "preflight",
+            host,
+            f"{sha[:12]} is marked bad",
+            why,
+            f"deploy another commit, or the same again: -e sha={sha[:12]} -e retry_bad=true",
+        )
+    ]
+
+
+def judge_stage(fleet: Fleet) -> list[Problem]:
+    """Whether one artifact and one configuration became one release everywhere."""
+    found = {
+        host: release for host in fleet.hosts if (release := fleet.step("stage", host, "configure").get("release"))
+    }
+    if len(set(found.values())) > 1:
+        why = ", ".join(f"{host} {release}" for host, release in found.items())
+        return [
+            Problem(
+                "stage",
+                "",
+                "the hosts made different releases of one artifact",
+                why,
+                "make their settings equal (host_vars?), then ansible-playbook provision.yml",
+            )
+        ]
+    return []
+
+
+# what the fleet does
+
+
+def fence(fleet: Fleet) -> int | None:
+    """The generation of this run: higher than any host has seen. None before every host has said its own."""
+    seen = [fleet.step("preflight", host, "lease").get("fence") for host in fleet.hosts]
+    known = [value for value in seen if isinstance(value, int)]
+    return max(known) + 1 if known and len(known) == len(fleet.hosts) else None
+
+
+def release(fleet: Fleet) -> str | None:
+    """The release this run is about, once it is known."""
+    if fleet.rollback:
+        try:
+            return str(fleet.target["release"])
+        except Refused:
+            return None
+    found = [fleet.step("stage", host, "configure").get("release") for host in fleet.hosts]
+    return next((str(value) for value in found if value), None)
+
+
+def sha(fleet: Fleet) -> str:
+    """The commit this run is about; empty while unknown."""
+    if not fleet.rollback:
+        return str(fleet.inputs.get("sha") or "")
+    try:
+        return str(fleet.target["sha"])
+    except Refused:
+        return ""
+
+
+def warm(fleet: Fleet, host: str) -> bool:
+    """Whether the release of this run still runs on the host, on either colour."""
+    status, wanted = fleet.status(host), release(fleet)
+    live, idle = status.get("live") or {}, status.get("idle") or {}
+    return wanted is not None and (
+        live.get("release") == wanted or (idle.get("release") == wanted and bool(idle.get("running")))
+    )
+
+
+def nothing_to_do(fleet: Fleet) -> bool:
+    """Whether every host serves exactly this release already."""
+    wanted = release(fleet)
+    if fleet.rollback or wanted is None or not all(fleet.passed("stage", host) for host in fleet.hosts):
+        return False
+    return all((fleet.status(host).get("live") or {}).get("release") == wanted for host in fleet.hosts)
+
+
+def pending_migrations(fleet: Fleet) -> list[str]:
+    """The migrations that the plan found."""
+    return list(fleet.step("plan_migrations", fleet.migration_host, "migrate").get("pending") or [])
+
+
+def confirmed(fleet: Fleet) -> bool:
+    """Whether the switch is final on every host."""
+    return all(fleet.passed("confirm", host) for host in fleet.hosts)
+
+
+def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
+    """Whether a phase (or its part: first, rest) runs on a host, given everything so far."""
+    first = host == fleet.migration_host
+    if phase == "manage":
+        return first
+    if phase not in PHASES:
+        raise ValueError(f"{phase} is not a phase")
+    if part in ("first", "rest") and (part == "first") != first and not (phase == "smoke" and part == "rest"):
+        return False
+    if phase == "preflight":
+        return part != "rest" or fleet.passed("preflight", fleet.migration_host)
+    if phase == "settle":
+        return not fleet.check and bool(fleet.step("preflight", host, "lease").get("lease"))
+    if phase == "revert":
+        return fleet.ran("switch") and bool(problems(fleet, "revert"))
+    if fleet.check and phase not in DRY:
+        return False
+    if phase in SINGLE and not first:
+        return False
+    blocked = (
+        problems(fleet, phase)
+        if part != "rest"
+        else problems(fleet, phase) + host_problems(fleet, phase, fleet.migration_host)
+    )
+    return not blocked and wanted(fleet, phase)
+
+
+def wanted(fleet: Fleet, phase: str) -> bool:
+    """Whether a phase has anything to do in this run, if nothing went wrong."""
+    if fleet.rollback:
+        if phase in ROLLBACK_SKIPS:
+            return False
+        if phase in ("start", "smoke") and all(warm(fleet, host) for host in fleet.hosts):
+            return False
+    elif phase != "stage" and nothing_to_do(fleet):
+        return False
+    if phase == "plan_migrations" and release(fleet) is None:
+        return False
+    if phase == "migrate":
+        return bool(pending_migrations(fleet))
+    if phase == "watch":
+        return float(fleet.inputs.get("watch") or 0) > 0
+    return True
+
+
+def holds(fleet: Fleet, condition: str, host: str) -> bool:
+    """Whether the condition of a single step (`only`) holds on a host."""
+    if condition == "not_first":
+        return host != fleet.migration_host
+    if condition == "deployed":
+        return confirmed(fleet) and not fleet.rollback
+    if condition == "serving":
+        return confirmed(fleet) or nothing_to_do(fleet)
+    if condition == "drift":
+        return bool(fleet.status(host).get("drift"))
+    if condition == "had_live":
+        return bool(fleet.status(host).get("live"))
+    raise ValueError(f"{condition} is not a condition")
+
+
+# where a rollback goes
+
+
+def live_releases(statuses: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """What is live on each host that has a live release."""
+    return {host: status["live"] for host, status in statuses.items() if status.get("live")}
+
+
+def order_of(statuses: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Each release's place in the order of confirmations: the highest that any host knows."""
+    order: dict[str, int] = {}
+    for status in statuses.values():
+        for item in status.get("releases") or []:
+            order[item["id"]] = max(order.get(item["id"], 0), int(item.get("confirmed_fence") or 0))
+    return order
+
+
+def states_of(statuses: Mapping[str, Mapping[str, Any]], identity: str) -> dict[str, str]:
+    """A release's state on each host; `missing` where it is not complete."""
+    found = {}
+    for host, status in statuses.items():
+        item = next((item for item in status.get("releases") or [] if item["id"] == identity), None)
+        found[host] = str(item.get("state")) if item and item.get("complete") else "missing"
+    return found
+
+
+def candidates(statuses: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Where a rollback may go: confirmed and complete on every host, older than the live release, newest first."""
+    order = order_of(statuses)
+    live = live_releases(statuses)
+    if not live:
+        return []
+    newest = max((order.get(item["release"], int(item.get("fence") or 0)), item["release"]) for item in live.values())
+    good = [identity for identity in order if set(states_of(statuses, identity).values()) == {"confirmed"}]
+    older = [identity for identity in good if order[identity] < newest[0] and identity != newest[1]]
+    return sorted(older, key=lambda identity: (order[identity], identity), reverse=True)
+
+
+def choose_target(statuses: Mapping[str, Mapping[str, Any]], to: str | None) -> dict[str, str]:
+    """The release that all hosts roll back to: {release, sha}. Raises Refused, naming the candidates.
+
+    Without `to`: the newest confirmed release older than the live one that every host has. If hosts differ in what is
+    live, the newest of those counts as live. Never a release that is bad or rolled back on any host.
+    """
+    shas = {item["id"]: str(item.get("sha")) for status in statuses.values() for item in status.get("releases") or []}
+    live = live_releases(statuses)
+    if not live:
+        raise Refused(
+            "there is nothing to roll back from", "no release is live", "ansible-playbook deploy.yml -e sha=…"
+        )
+    possible = candidates(statuses)
+    names = ", ".join(dict.fromkeys(shas[identity][:12] for identity in possible)) or "none"
+    if to is None:
+        if not possible:
+            raise Refused(
+                "there is nothing to roll back to",
+                "no older confirmed release is on every host",
+                "deploy a good commit: ansible-playbook deploy.yml -e sha=…",
+            )
+        return {"release": possible[0], "sha": shas[possible[0]]}
+    matching = [identity for identity, commit in shas.items() if identity == to or commit.startswith(to)]
+    serving = {item["release"] for item in live.values()}
+    if len(live) == len(statuses) and len(serving) == 1 and (serving & set(matching)):
+        raise Refused(
+            f"{to} is already live on every host",
+            "a rollback to it would change nothing",
+            f"leave -e to= out to go one back; candidates: {names}",
+        )
+    if len({shas[identity] for identity in matching}) > 1:
+        raise Refused(
+            f"{to} is ambiguous",
+            " and ".join(sorted({shas[identity] for identity in matching})),
+            "give more characters",
+        )
+    order = order_of(statuses)
+    for identity in sorted(matching, key=lambda identity: (order[identity], identity), reverse=True):
+        if set(states_of(statuses, identity).values()) == {"confirmed"}:
+            return {"release": identity, "sha": shas[identity]}
+    raise Refused(
+        f"a rollback to {to} is not possible",
+        why_not(statuses, matching),
+        f"candidates: {names}; or deploy it: -e sha={to[:40]}",
+    )
+
+
+def why_not(statuses: Mapping[str, Mapping[str, Any]], matching: Sequence[str]) -> str:
+    """Why none of the releases can be a target."""
+    for identity in matching:
+        for host, state in states_of(statuses, identity).items():
+            if state == "missing":
+                return f"{host} does not have it"
+            if state != "confirmed":
+                words = {
+                    "bad": "it is marked bad",
+                    "rolled_back": "it was rolled back",
+                    "staged": "it was never confirmed",
+                }
+                return f"{words.get(state, state)} ({host})"
+    return "no host has it"
+
+
+# the steps of a phase, completed
+
+
+def prepare(
+    steps: Sequence[Mapping[str, Any]], fleet: Fleet, host: str, given: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The steps as the host tool takes them: conditions resolved, and what every call needs filled in.
+
+    `given` holds what must not stand in a task's arguments: {manifest, image, config, session}.
+    """
+    chosen = [dict(step) for step in steps if not step.get("only") or holds(fleet, step["only"], host)]
+    configured = next((str(call.get("id", "configure")) for call in chosen if call["verb"] == "configure"), None)
+    for call in chosen:
+        call.pop("only", None)
+        verb = call["verb"]
+        if verb in NEEDS_RELEASE:
+            fill_release(call, fleet, configured)
+        if verb == "smoke":
+            fill_smoke(call, fleet, host, given.get("session"))
+        call |= filled(call, fleet, given)
+    return chosen
+
+
+def fill_release(call: dict[str, Any], fleet: Fleet, configured: str | None) -> None:
+    """Name the release: the one an earlier step of the same call makes, or the one the fleet agreed on."""
+    if call.get("release") or (call["verb"] == "smoke" and call.get("target") == "live"):
+        return
+    call["release"] = {"from": configured, "key": "release"} if configured else release(fleet)
+
+
+def fill_smoke(call: dict[str, Any], fleet: Fleet, host: str, session: Mapping[str, str] | None) -> None:
+    """One host signs in, the others use its session; `during: watch` lasts as long as the watch."""
+    call.setdefault("role", "first" if host == fleet.migration_host else "other")
+    if call.get("session") == "shared":
+        call["session"] = session if call["role"] == "other" else None
+    if call.get("during") == "watch":
+        call["during"] = float(fleet.inputs.get("watch") or 0)
+
+
+def dead_man(fleet: Fleet, ttl: float | None) -> float:
+    """After how many seconds an unconfirmed switch undoes itself: never during the watch."""
+    return max(float(ttl or 60), float(fleet.inputs.get("watch") or 0) + SETTLE_EXTRA)
+
+
+NEEDS_RELEASE = ("check", "migrate", "start", "route", "confirm", "smoke")
+
+
+def filled(call: Mapping[str, Any], fleet: Fleet, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the plugin adds to a step of each verb."""
+    match call["verb"]:
+        case "stage":
+            return {"manifest": given["manifest"]} | ({"image": given["image"]} if given.get("image") else {})
+        case "configure":
+            return {"artifact": fleet.inputs["artifact"]["stem"], "config": given["config"]}
+        case "route":
+            kind = "rollback" if fleet.rollback else "deploy"
+            return {"kind": kind, "fresh": fleet.rollback, "ttl": dead_man(fleet, call.get("ttl"))}
+        case "lease" if call.get("action") == "take":
+            # a rollback does not need to look at background processes
+            return {"what": str(fleet.inputs.get("what")), "brief": fleet.rollback}
+        case "revert":
+            return revert_words(fleet)
+        case "note":
+            return {"event": str(fleet.inputs.get("verb")), "details": history(fleet)}
+        case "processes":
+            # a deploy waits until the old background processes have finished; a rollback lets them finish alone
+            return {"wait": call.get("wait", not fleet.rollback)}
+        case "manage":
+            return {"command": fleet.inputs["command"]}
+    return {}
+
+
+def revert_words(fleet: Fleet) -> dict[str, Any]:
+    """Why hosts go back, and whether the release is to blame: an unreachable host proves nothing about it."""
+    found = problems(fleet, "revert")
+    to_blame = [problem for problem in found if problem.phase in REVERTIBLE and problem.code == CHECK_FAILED]
+    why = " · ".join(f"{problem.host or 'fleet'}: {problem.what}" for problem in found[:3])
+    return {"why": why or "the controller asked for it", "bad": bool(to_blame) and not fleet.rollback}
+
+
+def history(fleet: Fleet) -> dict[str, Any]:
+    """The line for the hosts' history."""
+    found = problems(fleet, "settle")
+    details: dict[str, Any] = {
+        "outcome": ending(fleet),
+        "sha": sha(fleet),
+        "release": release(fleet),
+        "by": fleet.inputs.get("holder"),
+    }
+    if found:
+        details["problem"] = f"{found[0].host or 'fleet'}: {found[0].what}"
+    return {key: value for key, value in details.items() if value}
+
+
+# how it ended
+
+
+def ending(fleet: Fleet) -> str:
+    """One word for the end.
+
+    live, rolled back, nothing to do, planned; or refused (nothing was changed), failed (before the switch), reverted.
+    """
+    found = problems(fleet, "settle")
+    if found and fleet.ran("switch"):
+        return "reverted"
+    if found:
+        early = not any(fleet.ran(phase) for phase in ("start", "migrate"))
+        return "refused" if early and all(problem.phase == "preflight" for problem in found) else "failed"
+    if fleet.check:
+        return "planned"
+    if nothing_to_do(fleet):
+        return "nothing to do"
+    if confirmed(fleet):
+        return "rolled back" if fleet.rollback else "live"
+    return "failed"
+
+
+def before(fleet: Fleet) -> str:
+    """What the fleet served when this run began: a sha, `nothing`, or several."""
+    shas = sorted(
+        {
+            str((fleet.status(host).get("live") or {}).get("sha") or "nothing")[:12]
+            for host in fleet.hosts
+            if fleet.status(host)
+        }
+    )
+    return " and ".join(shas) or "nothing"
+
+
+def still_there(fleet: Fleet) -> list[str]:
+    """Hosts of which it is not known that they went back."""
+    return [host for host in fleet.hosts if not fleet.passed("revert", host)]

@@ -1,0 +1,239 @@
+"""What a run was asked for: checked, never templated a second time.
+
+Pure functions. Ansible treats the values of `-e` as templates, so everything a person types is taken as it was typed
+and must match a whole pattern before it is used anywhere.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+APP_FILE = "group_vars/all/app.yml"
+HEX_PART = re.compile(r"[0-9a-f]{6,40}")
+RELEASE_ID = re.compile(r"[0-9a-f]{12}-[0-9a-f]{8}")
+
+
+class Refused(Exception):
+    """An input that cannot be used: what is wrong, why, and what to type instead."""
+
+    def __init__(self, what: str, why: str = "", todo: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.todo = todo
+
+    def as_error(self) -> dict[str, str]:
+        """The error in the form that every verb of the host tool uses."""
+        return {"what": self.what, "why": self.why, "next": self.todo}
+
+
+# what `configure` is given; each comes from the setting of the same name with app_ before it
+CONFIG_KEYS = (
+    "wsgi", "asgi", "settings_module", "source_dir", "pythonpath", "env", "secrets", "files", "writable_dirs",
+    "processes", "workers", "threads", "request_timeout", "warm", "smoke", "static_url",
+)  # fmt: skip
+
+WHOLE_NUMBERS = ("workers", "threads", "request_timeout")
+
+
+def show(value: object) -> str:
+    """A value for an error text: one printable line, short."""
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def is_kind(value: object, kind: type) -> bool:
+    """Whether a value has a type; true is not a number."""
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def config(values: Mapping[str, object]) -> dict[str, Any]:
+    """What `configure` is given: the release's configuration, secrets included."""
+    found = {key: plain(values.get(f"app_{key}")) for key in CONFIG_KEYS}
+    found |= {key: int(found[key]) for key in WHOLE_NUMBERS if found[key] not in (None, "")}
+    return {key: value for key, value in found.items() if value is not None and value != ""}
+
+
+def plain(value: Any) -> Any:
+    """A value in Python's own types: Ansible tags its texts, and tags are not JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def signs_in(checks: object) -> bool:
+    """Whether the smoke checks reach a page behind a sign-in; without one, little is proven."""
+    return isinstance(checks, list) and any(isinstance(check, Mapping) and check.get("session") for check in checks)
+
+
+# what a person typed
+
+
+def check_target(value: object) -> str | None:
+    """The sha or release id of `-e to=`; None when left out. Raises Refused."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and (HEX_PART.fullmatch(value.lower()) or RELEASE_ID.fullmatch(value)):
+        return str(value).lower()
+    raise Refused(
+        f"to={show(value)} names no release",
+        "it must be 6 to 40 hex characters",
+        "ansible-playbook status.yml shows what is kept",
+    )
+
+
+def check_seconds(name: str, value: object, default: float, ceiling: float = 3600) -> float:
+    """A duration in seconds, given as number or text. Raises Refused."""
+    if value is None or value == "":
+        return default
+    text = str(value) if is_kind(value, int) or isinstance(value, (str, float)) else ""
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text) or float(text) > ceiling:
+        raise Refused(
+            f"{name}={show(value)} is not a duration",
+            f"it must be 0 to {ceiling:g} seconds",
+            f"for example -e {name}=30",
+        )
+    return float(text)
+
+
+def check_flag(name: str, value: object) -> bool:
+    """A yes or no, given as boolean or text. Raises Refused."""
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": False, "none": False}
+    found = words.get(str(value).lower()) if value is not None else False
+    if found is None:
+        raise Refused(f"{name}={show(value)} is neither true nor false", "", f"-e {name}=true")
+    return found
+
+
+def check_canary(value: object) -> None:
+    """Only a full switch is possible so far. Raises Refused."""
+    if value not in (None, "", 0, "0"):
+        raise Refused(
+            f"canary={show(value)} is not available yet",
+            "this version switches all visitors at once",
+            "leave canary out",
+        )
+
+
+def check_path(name: str, value: object) -> str | None:
+    """A file to write to; None when left out. Raises Refused."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not value.isprintable() or "{{" in value or "{%" in value:
+        raise Refused(f"{name}={show(value)} is not a file name", "", f"for example -e {name}=/tmp/{name}.json")
+    return str(value)
+
+
+def typed(name: str, extra_vars: Sequence[str]) -> str | None:
+    """The text after `-e NAME=` as it stood on the command line, blanks included; None if it was not given so.
+
+    Ansible splits `-e 'command=check --deploy'` at blanks; a person means all of it.
+    """
+    for given in reversed(extra_vars):
+        if given.startswith(f"{name}="):
+            text = given.removeprefix(f"{name}=").strip()
+            if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"" and text[0] not in text[1:-1]:
+                text = text[1:-1]
+            return text
+    return None
+
+
+def check_stray(stray: object, verb: str) -> None:
+    """Refuse words in `-e` that belong to no setting: half of a value that had a blank in it. Raises Refused."""
+    if stray:
+        raise Refused(
+            f"-e holds {show(stray)}, which belongs to no name",
+            "a value with a blank in it must be quoted",
+            f"ansible-playbook {verb}.yml -e sha=abc123",
+        )
+
+
+def check_limit(limit: object, verb: str) -> None:
+    """Refuse `--limit`: a fleet ends on one release or not at all. Raises Refused."""
+    if limit:
+        raise limit_refusal(verb)
+
+
+def check_hosts(hosts: Sequence[str], migration_host: object) -> str:
+    """The migration host, which must be an app server. Raises Refused."""
+    if not hosts:
+        raise Refused(
+            "the inventory has no app servers",
+            "the group app_servers is missing or empty",
+            "name your hosts in inventories/<environment>/hosts.yml",
+        )
+    if migration_host is None or migration_host == "":
+        return min(hosts)
+    if migration_host not in hosts:
+        raise Refused(
+            f"migration_host {show(migration_host)} is not an app server",
+            f"the app servers are {', '.join(sorted(hosts))}",
+            f"change it in {APP_FILE}",
+        )
+    return str(migration_host)
+
+
+# who asks
+
+
+def deploy_id(now: datetime.datetime, token: str) -> str:
+    """The name of this run: a time in UTC and six random hex characters."""
+    return f"{now.astimezone(datetime.UTC):%Y%m%dT%H%M%S}-{token}"
+
+
+def holder(user: str, machine: str, environment: Mapping[str, str]) -> str:
+    """Who runs this, and where to look: the CI run's address if there is one."""
+    who = f"{user}@{machine}"
+    parts = [environment.get(name, "") for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID")]
+    return f"{who} ({parts[0]}/{parts[1]}/actions/runs/{parts[2]})" if all(parts) else who
+
+
+# refusals in the form of an error
+
+
+def check_app(value: object) -> str:
+    """The application's name, as far as a command line can carry it. Raises Refused."""
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", value):
+        what = "app_name is not set" if value in (None, "") else f"app_name {show(value)} is not a name"
+        raise Refused(what, "files, units and directories are named after it", f"set it in {APP_FILE}")
+    return str(value)
+
+
+def settings_refusal(problems: Sequence[str]) -> Refused:
+    """Settings that cannot work; each line ends with what to do."""
+    what, _, todo = problems[0].rpartition(": ")
+    more = f"and {len(problems) - 1} more: {problems[1]}" if len(problems) > 1 else "a deploy needs it"
+    return Refused(what or problems[0], more, todo)
+
+
+def artifact_refusal(line: str) -> Refused:
+    """An artifact that cannot be chosen: `what: why; next`."""
+    what, _, rest = line.partition(": ")
+    why, _, todo = rest.rpartition("; ")
+    if not why:
+        why, todo = ("", todo) if what != line else ("", "")
+    return Refused(what, why or rest, todo if why else "ansible-playbook deploy.yml -e sha=<6 to 40 hex characters>")
+
+
+def limit_refusal(verb: str) -> Refused:
+    """Why --limit is not for deploys."""
+    todo = f"ansible-playbook {verb}.yml without --limit" if verb.isalpha() else "the same without --limit"
+    return Refused(f"--limit is refused for {verb}", "the hosts left out would go on with another release", todo)
+
+
+def in_one_line(refusal: Refused) -> str:
+    """A refusal for callbacks that print one text."""
+    return " · ".join(part for part in (refusal.what, refusal.why, refusal.todo) if part)
+
+
+def first_line(problem: object) -> str:
+    """The first line of an error's text."""
+    return (str(problem).strip().splitlines() or ["unknown error"])[0].rstrip(".")

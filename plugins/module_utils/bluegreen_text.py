@@ -1,0 +1,402 @@
+"""What the operator reads: one line for each phase, three for a failure, a table for a status. Pure functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plugins.module_utils import bluegreen_fleet as fleets
+from plugins.module_utils.bluegreen_fleet import Fleet, Problem
+
+NAME_WIDTH = 16
+
+
+def seconds(value: float) -> str:
+    """A duration as people read it: 2.1 s, 75 s, 3 min 20 s."""
+    if value < 9.95:
+        return f"{value:.1f} s"
+    if value < 120:
+        return f"{value:.0f} s"
+    return f"{int(value) // 60} min {int(value) % 60} s"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 host`, `3 hosts`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Names in a row; the rest as a number."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def phase_line(name: str, hosts: int, took: float, detail: str) -> str:
+    """One finished phase."""
+    return f"  {name:<{NAME_WIDTH}}{count(hosts, 'host'):<10}{seconds(took):>9}   {detail}".rstrip()
+
+
+def failure_lines(what: str, why: str, todo: str) -> list[str]:
+    """Three lines: what failed, why, what to type next."""
+    return [
+        f"FAILED  {one_line(what)}",
+        f"  why   {one_line(why) or 'no reason was given'}",
+        f"  next  {one_line(todo) or 'run it again with -v'}",
+    ]
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks and control characters."""
+    return " ".join("".join(char if char.isprintable() or char.isspace() else " " for char in str(text)).split())
+
+
+# one phase, from the answers of all hosts
+
+
+def phase_detail(phase: str, answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """What a phase did, in a few words. `answers`: host → what came from it."""
+    answers = dict(sorted(answers.items()))
+    bad = [host for host, results in answers.items() if any(result.get("verdict") != "pass" for result in results)]
+    if bad:
+        return f"failed on {listed(bad)}"
+    merged = {host: merge(results) for host, results in answers.items()}
+    write = DETAILS.get(phase)
+    return write(merged) if write and merged else ""
+
+
+def merge(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The steps of all answers of one host, and what was sent to it."""
+    found: dict[str, Any] = {}
+    for result in results:
+        for step, answer in (result.get("results") or {}).items():
+            found.setdefault(step, answer)
+        if result.get("sent"):
+            found["sent"] = result["sent"]
+        found["failed_steps"] = None
+    return found
+
+
+Merged = Mapping[str, Mapping[str, Any]]
+
+
+def _preflight(hosts: Merged) -> str:
+    shas = sorted(
+        {
+            str(
+                ((answer.get("lease") or {}).get("status") or {}).get("live", {})
+                and answer["lease"]["status"]["live"]["sha"]
+            )[:12]
+            for answer in hosts.values()
+            if ((answer.get("lease") or {}).get("status") or {}).get("live")
+        }
+    )
+    return f"live {' and '.join(shas)}" if shas else "nothing is live yet"
+
+
+def _stage(hosts: Merged) -> str:
+    sent = {host: answer["sent"] for host, answer in hosts.items() if answer.get("sent")}
+    lacking = [host for host, answer in hosts.items() if (answer.get("stage") or {}).get("have") is False]
+    if lacking:
+        return f"the image goes to {listed(lacking)}"
+    if sent:
+        return f"image {max(sent.values()) / 1e6:.0f} MB sent to {listed(list(sent))}"
+    return "image already there"
+
+
+def _plan(hosts: Merged) -> str:
+    pending = [name for answer in hosts.values() for name in (answer.get("migrate") or {}).get("pending") or []]
+    return f"{count(len(pending), 'migration')}: {listed(pending, 2)}" if pending else "no migrations"
+
+
+def _migrate(hosts: Merged) -> str:
+    applied = [name for answer in hosts.values() for name in (answer.get("migrate") or {}).get("applied") or []]
+    proven = any((answer.get("live") or {}).get("proven") for answer in hosts.values())
+    asked = any(answer.get("live") for answer in hosts.values())
+    tail = (
+        "" if not asked else ("; live release checked" if proven else "; live release: not proven (no signed-in check)")
+    )
+    return f"{listed(applied, 2) or 'nothing'} applied{tail}"
+
+
+def _start(hosts: Merged) -> str:
+    colours = sorted({str((answer.get("start") or {}).get("colour")) for answer in hosts.values()})
+    warm = all((answer.get("start") or {}).get("already_running") for answer in hosts.values())
+    return f"{' and '.join(colours)}{', was running' if warm else ''}"
+
+
+def _smoke(hosts: Merged) -> str:
+    live = [answer["live"] for answer in hosts.values() if answer.get("live")]
+    proven = any(item.get("proven") for item in live)
+    tail = "" if not live else ("; live release too" if proven else "; live release: not proven (no signed-in check)")
+    return f"all checks passed{tail}"
+
+
+def _switch(hosts: Merged) -> str:
+    colours = sorted({str((answer.get("route") or {}).get("colour")) for answer in hosts.values()})
+    return f"100 % to {' and '.join(colours)}"
+
+
+def _watch(hosts: Merged) -> str:
+    rounds = min((int((answer.get("smoke") or {}).get("rounds") or 0) for answer in hosts.values()), default=0)
+    return f"{count(rounds, 'round')} of checks passed"
+
+
+def _confirm(_: Merged) -> str:
+    return "the switch is final"
+
+
+def _revert(hosts: Merged) -> str:
+    back = sorted(
+        {
+            str((answer.get("revert") or {}).get("live", {}).get("sha") or "nothing")[:12]
+            for answer in hosts.values()
+            if (answer.get("revert") or {}).get("live")
+        }
+    )
+    return f"back on {' and '.join(back)}" if back else "nothing is live"
+
+
+def _settle(hosts: Merged) -> str:
+    parts = []
+    stopped = sum(len((answer.get("processes") or {}).get("stopped") or []) for answer in hosts.values())
+    removed = sum(len((answer.get("prune") or {}).get("removed") or []) for answer in hosts.values())
+    if stopped:
+        parts.append(f"{count(stopped, 'old process')} stopped".replace("processs", "processes"))
+    if removed:
+        parts.append(f"{count(removed, 'old release')} removed")
+    return ", ".join(parts) or "lease released"
+
+
+DETAILS = {
+    "preflight": _preflight, "stage": _stage, "plan_migrations": _plan, "migrate": _migrate, "start": _start,
+    "smoke": _smoke, "switch": _switch, "watch": _watch, "confirm": _confirm, "revert": _revert, "settle": _settle,
+}  # fmt: skip
+
+
+# how it ended
+
+
+def outcome(fleet: Fleet) -> dict[str, Any]:
+    """The end of a run: {ok, ending, line, notes, failure}; `failure` is {what, why, next} or None."""
+    end = fleets.ending(fleet)
+    ok = end in ("live", "rolled back", "nothing to do", "planned")
+    return {
+        "ok": ok,
+        "ending": end,
+        "app": fleet.inputs.get("app"),
+        "sha": fleets.sha(fleet),
+        "release": fleets.release(fleet),
+        "previous": fleets.before(fleet),
+        "hosts": list(fleet.hosts),
+        "line": ending_line(fleet, end) if ok else "",
+        "notes": notes(fleet, end),
+        "failure": None if ok else failure(fleet, end),
+    }
+
+
+def ending_line(fleet: Fleet, end: str) -> str:
+    """The last line of a good run; the callback adds the time at {time}."""
+    app, commit, hosts = fleet.inputs.get("app"), fleets.sha(fleet)[:12], count(len(fleet.hosts), "host")
+    previous = fleets.before(fleet)
+    if end == "nothing to do":
+        repaired = [host for host in fleet.hosts if fleet.status(host).get("drift")]
+        if repaired:
+            return f"{app}: {commit} was live already; drift repaired on {listed(repaired)} ({{time}})"
+        return f"{app}: nothing to do, {commit} is live on {hosts} ({{time}})"
+    if end == "planned":
+        return f"{app}: this was the plan for {commit or 'a rollback'}; nothing was changed ({{time}})"
+    if end == "rolled back":
+        return f"{app}: back on {commit} on {hosts} ({{time}}; {previous} is marked rolled back)"
+    kept = "" if previous == "nothing" else f"; previous {previous} is kept: ansible-playbook rollback.yml"
+    return f"{app}: {commit} is live on {hosts} ({{time}}{kept})"
+
+
+def notes(fleet: Fleet, end: str) -> list[str]:
+    """What deserves attention though the outcome is clear."""
+    found = []
+    if end == "live" and not fleet.inputs.get("proven"):
+        found.append("not proven: no smoke check signs in, so pages behind the sign-in were not seen")
+    earlier = {str(item.get("state")) for _, item in fleets.records_of(fleet, fleets.sha(fleet))}
+    if end == "live" and "rolled_back" in earlier:
+        found.append(f"{fleets.sha(fleet)[:12]} was rolled back before and is live again")
+    differing = sorted(
+        {name for host in fleet.hosts for name in fleet.step("stage", host, "stage").get("static_differing") or []}
+    )
+    if differing:
+        found.append(
+            f"static files that changed under the same hashed name keep their first bytes: {listed(differing)}"
+        )
+    if end in ("live", "rolled back", "nothing to do"):
+        for host in fleet.hosts:
+            found += [
+                f"{host}: settling failed: {one_line(problem.what)}; the release serves all the same"
+                for problem in fleets.host_problems(fleet, "settle", host)
+            ]
+    return found
+
+
+def failure(fleet: Fleet, end: str) -> dict[str, str]:
+    """What failed, why, what to type next."""
+    found = fleets.problems(fleet, "settle")
+    if not found:
+        return {
+            "what": "the run ended early",
+            "why": "not every phase was reached",
+            "next": "ansible-playbook status.yml, then the same again",
+        }
+    first = found[0]
+    same = [problem for problem in found if (problem.phase, problem.what) == (first.phase, first.what)]
+    hosts = listed([problem.host for problem in same if problem.host])
+    title = fleets.TITLES.get(first.phase, first.phase.capitalize())
+    what = f"{title}: {f'{hosts}: ' if hosts else ''}{first.what}"
+    return {
+        "what": f"{what} · {aftermath(fleet, end)}",
+        "why": first.why or other_reason(found),
+        "next": first.todo or next_step(fleet, end),
+    }
+
+
+def other_reason(found: Sequence[Problem]) -> str:
+    """A reason from another host when the first gave none."""
+    return next((problem.why for problem in found if problem.why), "the host said no more; -v shows its whole answer")
+
+
+def aftermath(fleet: Fleet, end: str) -> str:
+    """What serves now."""
+    previous = fleets.before(fleet)
+    if end != "reverted":
+        return (
+            "nothing was changed"
+            if end == "refused"
+            else (f"{previous} serves as before" if previous != "nothing" else "nothing is live")
+        )
+    lost = fleets.still_there(fleet)
+    if lost:
+        return f"all other hosts went back to {previous}; {listed(lost)} did not answer and goes back by itself"
+    return f"every host went back to {previous}" if previous != "nothing" else "nothing is live"
+
+
+def next_step(fleet: Fleet, end: str) -> str:
+    """What to type when the error itself does not say."""
+    if end == "reverted" and fleets.still_there(fleet):
+        return "ansible-playbook status.yml"
+    if end == "refused":
+        return "ansible-playbook status.yml"
+    return "correct it, build the next commit (scripts/build-artifact) and deploy that"
+
+
+# plan
+
+
+def plan(fleet: Fleet) -> dict[str, Any]:
+    """What a deploy or rollback would do, as data."""
+    result: dict[str, Any] = {
+        "app": fleet.inputs.get("app"),
+        "verb": fleet.inputs.get("verb"),
+        "sha": fleets.sha(fleet),
+        "migration_host": fleet.migration_host,
+        "watch": fleet.inputs.get("watch"),
+        "hosts": {},
+        "problems": [vars(problem) for problem in fleets.problems(fleet)],
+    }
+    if not fleet.rollback:
+        result["artifact"] = (fleet.inputs.get("artifact") or {}).get("stem")
+        planned = fleet.of("plan_migrations", fleet.migration_host)
+        result["migrations"] = fleets.pending_migrations(fleet) if planned else None
+    for host in fleet.hosts:
+        live = fleet.status(host).get("live") or {}
+        result["hosts"][host] = {
+            "live": live.get("sha"),
+            "colour": (fleet.status(host).get("idle") or {}).get("colour"),
+            "needs_image": fleet.step("stage", host, "stage").get("have") is False,
+            "warm": fleets.warm(fleet, host),
+            "drift": list(fleet.status(host).get("drift") or []),
+        }
+    return result
+
+
+def plan_lines(found: Mapping[str, Any]) -> list[str]:
+    """The plan for a person."""
+    hosts = found["hosts"]
+    lines = [f"Plan: {found['verb']} {found['app']} to {str(found['sha'])[:12] or '?'} on {count(len(hosts), 'host')}"]
+    for host, item in hosts.items():
+        here = "image is sent, then " if item["needs_image"] else ""
+        drift = f"; drift: {'; '.join(item['drift'])}" if item["drift"] else ""
+        place = f"{item['colour']}{' (warm)' if item['warm'] else ''}"
+        lines.append(f"  {host}: {str(item['live'] or 'nothing')[:12]} → {here}{place}{drift}")
+    if found["verb"] == "deploy":
+        pending = found["migrations"]
+        words = "known once the release is on the host" if pending is None else (", ".join(pending) or "none")
+        lines.append(f"  migrations on {found['migration_host']}: {words}")
+    lines.append(f"  then: switch all visitors, watch for {seconds(float(found['watch'] or 0))}, confirm")
+    return lines
+
+
+# status
+
+
+def status_rows(answers: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each host; `answers`: host → what the action returned."""
+    rows = []
+    for host, result in answers.items():
+        status = (result.get("results") or {}).get("status")
+        if status:
+            rows.append({**status, "host": host})
+            continue
+        error = result.get("error") or {}
+        what = error.get("what") or result.get("msg") or "no answer"
+        rows.append({"host": host, "error": what, "why": error.get("why") or ""})
+    return rows
+
+
+COLUMNS = ("host", "live", "colour", "since", "idle", "share", "kept", "drift")
+
+
+def status_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """One host's line of the table."""
+    if row.get("error"):
+        return (str(row["host"]), "?", "", "", "", "", "", "")
+    live, idle, share = row.get("live") or {}, row.get("idle") or {}, row.get("share") or {}
+    kept = [item for item in row.get("releases") or [] if item.get("complete")]
+    return (
+        str(row["host"]),
+        str(live.get("sha") or "nothing")[:12],
+        str(live.get("colour") or "-"),
+        str(live.get("since") or "-")[:16].replace("T", " "),
+        f"{str(idle.get('sha') or '-')[:12]}{' warm' if idle.get('running') else ''}",
+        f"{share.get('blue', 0)}/{share.get('green', 0)}",
+        str(len(kept)),
+        str(len(row.get("drift") or []) or "-"),
+    )
+
+
+def status_remarks(row: Mapping[str, Any]) -> list[str]:
+    """What is out of the ordinary on a host."""
+    found = []
+    if row.get("error"):
+        found.append(f"{row['error']}{': ' + row['why'] if row.get('why') else ''}")
+    pending, lease = row.get("pending"), row.get("lease")
+    if pending:
+        back = float(pending.get("expires_in") or 0)
+        found.append(f"a switch to {str(pending.get('sha'))[:12]} is not confirmed; it goes back in {back:.0f} s")
+    if lease:
+        found.append(f"{lease['holder']} is at work since {str(lease['since'])[:19]}: {lease['what']}")
+    return [f"  {row['host']}: {one_line(line)}" for line in [*found, *(row.get("drift") or [])]]
+
+
+def status_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A compact table, and below it whatever is out of the ordinary."""
+    table = [COLUMNS, *(status_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(COLUMNS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    for row in rows:
+        lines += status_remarks(row)
+    if len({str((row.get("live") or {}).get("sha")) for row in rows if not row.get("error")}) > 1:
+        lines.append("  the hosts serve different releases: the next deploy or rollback of the fleet makes them one")
+    return lines
+
+
+def as_json(value: object) -> str:
+    """JSON for a file or the terminal."""
+    return json.dumps(value, indent=2, sort_keys=True, default=str) + "\n"
