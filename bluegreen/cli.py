@@ -92,7 +92,7 @@ def single(options: argparse.Namespace, root: Path) -> dict[str, Any]:
         extra = read_stdin()
         given |= extra
     if options.verb == "reconcile" and options.all:
-        return reconcile_all(root, given)
+        return reconcile_all(root, given, options.dry_run)
     local = options.deploy_id or f"local-{int(time.time())}-{os.getpid()}"
     context = make_context(
         one_app(options.app, root), root, deploy_id=local, fence=options.fence, holder=person(), dry_run=options.dry_run
@@ -100,15 +100,18 @@ def single(options: argparse.Namespace, root: Path) -> dict[str, Any]:
     return perform(context, options.verb, given)
 
 
-def reconcile_all(root: Path, given: dict[str, Any]) -> dict[str, Any]:
+def reconcile_all(root: Path, given: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     """Reconcile every application; one that fails does not keep the others down."""
     answers: dict[str, Any] = {}
     for app in installed_apps(root):
         try:
-            answers[app] = perform(make_context(app, root, deploy_id="boot", holder=person()), "reconcile", given)
+            context = make_context(app, root, deploy_id="boot", holder=person(), dry_run=dry_run)
+            answers[app] = perform(context, "reconcile", given)
         except BluegreenError as problem:
             print(f"bluegreen: {app}: {problem}", file=sys.stderr)
             answers[app] = {"error": problem.as_dict("reconcile")}
+        except Exception:  # noqa: BLE001  the other applications must come up
+            answers[app] = {"error": bug("reconcile")}
     return answers
 
 
@@ -134,8 +137,9 @@ def batch(app: str, root: Path, call: dict[str, Any]) -> tuple[dict[str, Any], i
         "stopped": None,
         "host": os.uname().nodename,
     }
-    verb, status = "batch", 0
+    verb, name, status = "batch", "batch", 0
     try:
+        check_call(call)
         context = make_context(
             check_app_name(app),
             root,
@@ -150,10 +154,7 @@ def batch(app: str, root: Path, call: dict[str, Any]) -> tuple[dict[str, Any], i
             verb = str(params.pop("verb", ""))
             name = str(params.pop("id", verb))
             # a later step may use what an earlier one of the same call found out
-            params = {
-                key: results[value["from"]][value["key"]] if is_reference(value, results) else value
-                for key, value in params.items()
-            }
+            params = {key: look_up(value, results) if is_reference(value) else value for key, value in params.items()}
             results[name] = perform(context, verb, params)
             if results[name].pop("stop", False):
                 answer["stopped"] = name
@@ -162,7 +163,7 @@ def batch(app: str, root: Path, call: dict[str, Any]) -> tuple[dict[str, Any], i
         status = int(problem.code)
         answer |= {"ok": False, "error": problem.as_dict(verb)}
         if problem.details:
-            results[verb] = problem.details
+            results[name] = problem.details
         print(f"bluegreen: {problem}", file=sys.stderr)
     except Exception:  # noqa: BLE001  the answer must be JSON whatever happens
         status = int(Code.BUG)
@@ -171,9 +172,26 @@ def batch(app: str, root: Path, call: dict[str, Any]) -> tuple[dict[str, Any], i
     return answer, status
 
 
-def is_reference(value: Any, results: dict[str, Any]) -> bool:
-    """Whether a parameter is `{"from": step, "key": name}` of a step already done."""
-    return isinstance(value, dict) and set(value) == {"from", "key"} and value["from"] in results
+def check_call(call: dict[str, Any]) -> None:
+    """Refuse a batch whose parts are of the wrong type."""
+    if type(call.get("fence")) not in (int, type(None)):
+        raise bad_input("fence must be a whole number or null", f"it is {call['fence']!r}")
+    steps = call.get("steps")
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise bad_input("steps must be a list of objects", 'for example: {"steps": [{"verb": "status"}]}')
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a parameter is `{"from": step, "key": name}`."""
+    return isinstance(value, dict) and set(value) == {"from", "key"}
+
+
+def look_up(reference: dict[str, Any], results: dict[str, Any]) -> Any:
+    """What an earlier step of the same call found out."""
+    found = results.get(str(reference["from"]), {})
+    if reference["key"] not in found:
+        raise bad_input(f"there is no {reference['key']} of {reference['from']}", f"done before: {', '.join(results)}")
+    return found[reference["key"]]
 
 
 def bug(verb: str) -> dict[str, Any]:
@@ -218,8 +236,10 @@ def main(arguments: Sequence[str] | None = None, root: Path = Path("/")) -> int:
         show({"error": problem.as_dict(options.verb), **problem.details})
         return int(problem.code)
     except PermissionError as problem:
-        print(f"bluegreen: {problem}: run it with sudo", file=sys.stderr)
-        return int(Code.NOT_PROVISIONED)
+        denied = BluegreenError(Code.NOT_PROVISIONED, str(problem), "", "run it with sudo")
+        print(f"bluegreen: {denied}", file=sys.stderr)
+        show({"error": denied.as_dict(options.verb)})
+        return int(denied.code)
     except Exception:  # noqa: BLE001  the answer must be JSON whatever happens
         show({"error": bug(options.verb)})
         return int(Code.BUG)
