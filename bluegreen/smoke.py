@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import time
 import urllib.parse
 from collections.abc import Callable, Sequence
@@ -112,6 +111,15 @@ def contradiction(item: dict[str, Any]) -> str:
         return f"session is start or use, not {item['session']!r}"
     if "command" in item and item.get("session") != "start":
         return "command makes a session, so session must be start"
+    for key, kind, words in (("expect", int, "statuses"), ("contains", str, "texts")):
+        values = item[key] if isinstance(item.get(key), list) else []
+        if not all(type(value) is kind for value in values):
+            return f"{key} must be one or several {words}, it is {values!r}"
+    if not str(item.get("path", "/")).isascii() or not str(item.get("path", "/")).isprintable():
+        return f"path must be written as in a URL, it is {item['path']!r}"
+    for name, value in item.get("headers", {}).items():
+        if not isinstance(value, str) or not (name.isascii() and value.isascii() and value.isprintable()):
+            return f"the header {name} must be a text of printable ASCII characters"
     if item.get("form") and not isinstance(item["form"].get("fields"), dict):
         return "form needs fields, for example: {fields: {username: smoke, password: …}, csrf: true}"
     return ""
@@ -273,7 +281,7 @@ def attempt(
         transient = False
         try:
             problem = run_check(check, target, jar)
-            transient = any(problem.startswith(f"status {status}") for status in TRANSIENT)
+            transient = repeatable and any(problem.startswith(f"status {status}") for status in TRANSIENT)
         except NoAnswer as failure:
             problem = f"no answer: {failure}"
             # a POST that was sent may have worked
@@ -353,10 +361,33 @@ def warm(target: Target, requests: Sequence[dict[str, Any]], times: int) -> int:
 
 
 def redact(results: dict[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
-    """Replace secret texts in what is shown: an application may echo what it was sent."""
-    text = json.dumps(results)
-    for secret in sorted(set(secrets), key=len, reverse=True):
-        if len(secret) >= 4:
-            text = re.sub(re.escape(json.dumps(secret)[1:-1]), "********", text)
-    value: dict[str, Any] = json.loads(text)
-    return value
+    """Replace secret texts in what is shown of each check: an application may echo what it was sent."""
+    texts = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
+
+    def clean(text: str) -> str:
+        for secret in texts:
+            # also as `repr` shows it inside a problem
+            text = text.replace(secret, "********").replace(repr(secret)[1:-1], "********")
+        return text
+
+    checks = [{**item, "problem": clean(item["problem"])} for item in results["checks"]]
+    return {**results, "checks": checks}
+
+
+def secret_texts(check: Check) -> list[str]:
+    """What a check sends that must never show: form fields, headers (with and without their first word), the body."""
+    found = [str(value) for value in (check.form.get("fields") or {}).values()]
+    for value in check.headers.values():
+        found += [value, value.partition(" ")[2]]
+    found.append(check.body)
+    try:
+        rest = [json.loads(check.body)] if check.body else []
+    except ValueError:
+        rest = []
+    while rest:
+        value = rest.pop()
+        if isinstance(value, (dict, list)):
+            rest += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, str):
+            found.append(value)
+    return found

@@ -261,7 +261,7 @@ def smoke_verb(context: Context, params: Params) -> Answer:
         result = privileges.call(work, timeout=params["timeout"] + 60)
         rounds += 1
     kept = result.pop("session")
-    secrets = [str(value) for check in checks for value in (check.form.get("fields") or {}).values()]
+    secrets = [text for check in checks for text in smoke.secret_texts(check)]
     result = smoke.redact(result, secrets + list((kept or {}).values()))
     result |= {
         "release": name,

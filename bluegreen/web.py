@@ -122,6 +122,8 @@ def request(
         )
         answer = connection.getresponse()
         content = answer.read(MAX_BODY)
+        if answer.length and len(content) < MAX_BODY:
+            raise http.client.IncompleteRead(content, answer.length)
         found = answer.getheaders()
     except (OSError, http.client.HTTPException) as problem:
         raise NoAnswer(problem, refused=False) from None
