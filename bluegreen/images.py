@@ -186,18 +186,23 @@ def take_from_inbox(paths: Paths, config: HostConfig, manifest: dict[str, Any], 
         source = os.open(paths.inbox / upload, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as problem:
         raise bad_input(f"{upload} cannot be read from the inbox", str(problem.strerror)) from None
-    with os.fdopen(source, "rb") as reader, open(temporary, "wb") as writer:
-        if not stat.S_ISREG(os.fstat(reader.fileno()).st_mode):
-            raise bad_input(f"{upload} in the inbox is not a regular file")
-        os.fchmod(writer.fileno(), 0o600)
-        while chunk := reader.read(MIB):
-            copied += len(chunk)
-            if copied > size:
-                break
-            digest.update(chunk)
-            writer.write(chunk)
-        writer.flush()
-        os.fsync(writer.fileno())
+    if not stat.S_ISREG(os.fstat(source).st_mode):
+        os.close(source)
+        raise bad_input(f"{upload} in the inbox is not a regular file")
+    try:
+        with os.fdopen(source, "rb") as reader, open(temporary, "wb") as writer:
+            os.fchmod(writer.fileno(), 0o600)
+            while chunk := reader.read(MIB):
+                copied += len(chunk)
+                if copied > size:
+                    break
+                digest.update(chunk)
+                writer.write(chunk)
+            writer.flush()
+            os.fsync(writer.fileno())
+    except OSError as problem:
+        temporary.unlink(missing_ok=True)
+        raise refused(f"{upload} cannot be copied to {paths.images}", str(problem.strerror)) from None
     if copied != size or digest.hexdigest() != wanted:
         temporary.unlink()
         why = (
@@ -218,12 +223,15 @@ def add_static(paths: Paths, name: str, hashed: list[str]) -> tuple[int, list[st
 
     Returns how many were added, and the names whose bytes differ from those already there.
     """
-    source_root = (paths.images / name / "static").resolve()
+    source_root, inside = (paths.images / name / "static").resolve(), (paths.images / name).resolve()
     added, differing = 0, []
     for relative in hashed:
         if relative.startswith("/") or ".." in relative.split("/"):
             raise bad_input(f"the manifest names a static file outside its directory: {relative!r}")
         source, target = source_root / relative, paths.static / relative
+        # root copies for everyone to read: a link in the image must not lead out of it
+        if not source.resolve().is_relative_to(inside) or not source.is_file():
+            raise bad_input(f"the static file {relative!r} of the manifest is not a file of the image")
         if target.exists():
             if target.stat().st_size != source.stat().st_size:
                 differing.append(relative)
