@@ -49,7 +49,9 @@ def prune(context: Context, keep: int) -> dict[str, Any]:
         files.remove_tree(paths.releases / name)
         files.remove_file(paths.checks / f"{name}.json")
     needed = {release.image_of(paths, name) for name in present - set(doomed)}
-    unneeded = [name for name in images.staged(paths) if name not in needed]
+    # also what an interrupted or busy removal left: its manifest goes first
+    here = {path.stem for path in paths.images.glob("[!.]*.squashfs")} | set(images.staged(paths))
+    unneeded = sorted(here - needed)
     busy = []
     for name in unneeded:
         try:
