@@ -7,6 +7,7 @@ those of the other colour, so that systemd itself never runs both.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -58,7 +59,8 @@ def sync(paths: Paths, colour: str, processes: Sequence[Process]) -> bool:
     for name, path in present.items():
         if name not in wanted:
             path.unlink()
-            path.parent.rmdir()
+            with contextlib.suppress(OSError):  # an administrator's own drop-in stays
+                path.parent.rmdir()
             changed = True
     for name, content in wanted.items():
         path = paths.units / name

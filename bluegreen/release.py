@@ -180,13 +180,25 @@ def check_config(config: dict[str, Any]) -> None:
         raise bad_input(f"{target!r} does not name an application", "wanted: package.module:attribute")
     if not config.get("settings_module"):
         raise bad_input("app_settings_module is missing", "", "set it in group_vars/all/app.yml")
-    for name in _typed(config, "files", dict, {}):
+    for name, content in _typed(config, "files", dict, {}).items():
         if not FILE_NAME.fullmatch(name):
             raise bad_input(f"app_files: {name!r} is not a file name")
+        if not isinstance(content, str):
+            raise bad_input(f"app_files.{name} must be a text", f"it is {type(content).__name__}")
+    _check_lists(config)
+    parse_processes(_typed(config, "processes", dict, {}))
+
+
+def _check_lists(config: dict[str, Any]) -> None:
+    for name in _typed(config, "pythonpath", list, []):
+        if not isinstance(name, str):
+            raise bad_input(f"app_pythonpath: {name!r} must be a path in the source")
+    for item in _typed(config, "warm", list, []):
+        if not isinstance(item, dict) or not str(item.get("path", "/")).startswith("/"):
+            raise bad_input(f"app_warm: {item!r} is not a request", "for example: [{path: /}]")
     for name in _typed(config, "writable_dirs", list, []):
         if not isinstance(name, str) or name.startswith("/") or ".." in name.split("/"):
             raise bad_input(f"app_writable_dirs: {name!r} must be a path below /srv/<app>/data")
-    parse_processes(_typed(config, "processes", dict, {}))
 
 
 def script(directory: Path, command: str) -> str:
@@ -227,7 +239,7 @@ def configure(paths: Paths, key: bytes, artifact: str, settings: dict[str, Any],
         _write_texts(aside / "run", scripts, 0o755, 0)
         lines = "".join(environment_line(name, value) for name, value in sorted(environment.items()))
         (aside / "env").touch(mode=0o600)
-        (aside / "env").write_text(lines)
+        (aside / "env").write_text(lines, encoding="utf-8", newline="")
         (aside / "manifest.json").write_text(json.dumps(manifest, sort_keys=True))
         public = {
             **made,
@@ -251,7 +263,7 @@ def _write_texts(directory: Path, texts: dict[str, str], mode: int, gid: int) ->
     for name, content in texts.items():
         path = directory / name
         path.touch(mode=0o600)
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8", newline="")
         if gid:
             os.chown(path, 0, gid)
         path.chmod(mode)

@@ -10,6 +10,7 @@ A crash between two steps leaves a timer, or the boot-time reconcile, that finis
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from typing import Any
 
@@ -281,8 +282,8 @@ def choose_target(live: Live | None, records: list[Record], present: set[str], w
 
 def rollback_target(context: Context, wanted: str | None) -> dict[str, Any]:
     """Where a rollback would go; changes nothing."""
-    if wanted is not None and not all(char in "0123456789abcdef-" for char in wanted):
-        raise bad_input(f"{wanted!r} is neither a sha nor a release")
+    if wanted and not re.fullmatch(r"[0-9a-f]{6,40}|[0-9a-f]{12}-[0-9a-f]{8}", wanted):
+        raise bad_input(f"{wanted!r} is neither a sha nor a release", "wanted: 6 to 40 hex digits, or an id of status")
     live = context.state.live()
     records = context.state.records()
     present = {record.id for record in records if release.complete(context.paths, record.id)}
