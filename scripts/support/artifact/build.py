@@ -244,20 +244,14 @@ class Build:
             lock.refuse_unlockable(list(lock.logical_lines(extra, "app_extra_requirements")))
             pins = lock.pinned_hashes(lines)
             words = ["pip", "compile", str(path), f"{TOOLS}/app_extra_requirements.txt", "--python", python]
-            words += [
-                "--generate-hashes",
-                "--no-header",
-                "--no-annotate",
-                "--emit-index-url",
-                "--emit-find-links",
-                "--emit-build-options",
-            ]
+            words += ["--generate-hashes", "--no-header", "--no-annotate"]
             words += ["--output-file", f"{TOOLS}/resolved.txt"]
             hint = "see app_requirements and app_extra_requirements"
             self._uv(*words, cwd=self.source, what="the requirements cannot be resolved", hint=hint)
-            text, options = lock.merge((self.tools / "resolved.txt").read_text(encoding="utf-8"), pins)
-            # Index URLs may carry a password: they are used, and not kept.
-            (self.tools / "lock.txt").write_text("".join(f"{entry}\n" for entry in options) + text, encoding="utf-8")
+            text = lock.merge((self.tools / "resolved.txt").read_text(encoding="utf-8"), pins)
+            # An index's URL may carry a password: it is used, and not kept.
+            options = "".join(f"{entry}\n" for entry in lock.index_options(lines, self.final / "app"))
+            (self.tools / "lock.txt").write_text(options + text, encoding="utf-8")
             packages = lock.names(text)
             own = len(packages & {pin.name for pin in pins})
             found.append(f"{len(packages)} packages, {own} with the project's own hashes")
@@ -280,6 +274,7 @@ class Build:
             hint = "its package must be installable from the locked hashes, with the compilers and headers of the place"
             self._uv(*words, "-r", f"{TOOLS}/lock.txt", cwd=self.source, what="the lock cannot be installed", hint=hint)
             (self.outside(self.venv) / ".lock").unlink(missing_ok=True)
+            (self.tools / "lock.txt").unlink()
             found.append(f"{_megabytes(self.outside(self.venv)):.0f} MB")
 
     def _command(self, command: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from support.artifact.errors import BuildError, InputError
@@ -17,6 +17,9 @@ from support.artifact.errors import BuildError, InputError
 PIN = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?\s*===?\s*(?P<version>[^\s;,#*]+)")
 HASH = re.compile(r"--hash[=\s]\s*(?P<hash>[a-z0-9]+:[0-9a-fA-F]+)")
 INCLUDE = re.compile(r"(?:-r|--requirement|-c|--constraint)[=\s]?\s*(?P<file>\S+)")
+OPTION = re.compile(
+    r"(?P<name>-i|--index-url|--extra-index-url|--no-index|-f|--find-links|--no-binary|--only-binary)\b"
+)
 VCS = re.compile(r"(?:^|[\s@])(?:git|hg|svn|bzr)\+")
 LOCAL = re.compile(r"^(?:\.{0,2}/|\.$|file:|[^\s;@=<>~!]+/)|@\s*(?:file:|\.{0,2}/)")
 
@@ -114,18 +117,28 @@ def pinned_hashes(lines: list[Line]) -> dict[Pin, list[str]]:
     return pins
 
 
-def merge(resolved: str, pins: Mapping[Pin, list[str]]) -> tuple[str, list[str]]:
-    """The resolved set with the project's own hashes in place of the index's, and the index options it needs.
+def index_options(lines: list[Line], root: PurePosixPath) -> list[str]:
+    """The project's own options on where packages come from; local directories made absolute below `root`."""
+    options = []
+    for line in lines:
+        found = OPTION.match(line.text)
+        if found is None:
+            continue
+        value = line.text[found.end() :].lstrip(" =")
+        if found["name"] in {"-f", "--find-links"} and "://" not in value:
+            value = str(root / PurePosixPath(line.file).parent / value)
+        options.append(f"{found['name']} {value}".strip())
+    return options
+
+
+def merge(resolved: str, pins: Mapping[Pin, list[str]]) -> str:
+    """The resolved set, with the project's own hashes in place of the index's.
 
     Raises BuildError if a package came out in another version than the project's hashes are for, or without hashes.
     """
     names = {pin.name for pin in pins}
     out: list[str] = []
-    options: list[str] = []
     for line in logical_lines(resolved, "the lock"):
-        if line.text.startswith("-"):
-            options.append(line.text)
-            continue
         hashes = sorted({found["hash"] for found in HASH.finditer(line.text)})
         requirement = HASH.sub("", line.text).strip()
         pin = PIN.match(requirement)
@@ -137,7 +150,7 @@ def merge(resolved: str, pins: Mapping[Pin, list[str]]) -> tuple[str, list[str]]
         if not hashes:
             raise BuildError(f"{requirement} cannot be locked: the index gives no hash for it")
         out.append(" \\\n    ".join([requirement, *(f"--hash={entry}" for entry in hashes)]))
-    return "".join(f"{entry}\n" for entry in out), options
+    return "".join(f"{entry}\n" for entry in out)
 
 
 def names(lock: str) -> set[str]:

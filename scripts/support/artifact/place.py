@@ -92,7 +92,8 @@ class Container:
             f"{cache}:{TOOLS}/cache",
         ]
         try:
-            self.podman(*words, base, "sleep", "infinity", what="start the build's container", timeout=120)
+            # Not for ever: the container ends some day even if we were killed.
+            self.podman(*words, base, "sleep", "6h", what="start the build's container", timeout=120)
         except BaseException:
             self.close()
             raise

@@ -234,13 +234,21 @@ def test_what_can_be_locked_passes(text: str) -> None:
 
 def test_the_projects_own_hashes_replace_the_indexes() -> None:
     pins = lock.pinned_hashes(lines(f"Foo_Bar==1.0 --hash={H3}\n"))
-    resolved = (
-        f"--index-url https://x/simple\nbaz==2 \\\n    --hash={H2}\nfoo-bar==1.0 \\\n --hash={H1} \\\n --hash={H2}\n"
-    )
-    text, options = lock.merge(resolved, pins)
-    assert options == ["--index-url https://x/simple"]
+    resolved = f"baz==2 \\\n    --hash={H2}\nfoo-bar==1.0 \\\n --hash={H1} \\\n --hash={H2}\n"
+    text = lock.merge(resolved, pins)
     assert text == f"baz==2 \\\n    --hash={H2}\nfoo-bar==1.0 \\\n    --hash={H3}\n"
     assert lock.names(text) == {"baz", "foo-bar"}
+
+
+def test_options_on_where_packages_come_from_are_kept() -> None:
+    text = "-i https://u:p@index.example.org/simple\n--find-links=./wheels\n-f https://x/\n--no-binary a\n--pre\na\n"
+    read = [lock.Line("reqs/base.txt", 1, line.text) for line in lines(text)]
+    assert lock.index_options(read, PurePosixPath("/app")) == [
+        "-i https://u:p@index.example.org/simple",
+        "--find-links /app/reqs/wheels",
+        "-f https://x/",
+        "--no-binary a",
+    ]
 
 
 def test_hashes_of_one_version_in_several_lines_are_joined() -> None:
@@ -263,8 +271,8 @@ def test_a_package_without_hash_is_refused() -> None:
 @given(st.dictionaries(st.from_regex(r"\A[a-z][a-z0-9]{0,8}\Z"), st.sets(st.sampled_from([H1, H2, H3]), min_size=1)))
 def test_a_merged_lock_is_stable(packages: dict[str, set[str]]) -> None:
     resolved = "".join(f"{name}==1 {' '.join(f'--hash={h}' for h in hashes)}\n" for name, hashes in packages.items())
-    text, _ = lock.merge(resolved, {})
-    assert lock.merge(text, lock.pinned_hashes(lines(text)))[0] == text
+    text = lock.merge(resolved, {})
+    assert lock.merge(text, lock.pinned_hashes(lines(text))) == text
     assert lock.names(text) == set(packages)
 
 
