@@ -111,7 +111,7 @@ class Bench:
         log = self.runner.log_path(name)
         ran = self.runner(command, log, timeout=timeout)
         if ran.status != 0:
-            raise Failure(f"{name}: {ran.last or f'exit status {ran.status}'}; see {log}")
+            raise Failure(f"{name}: {ran.reason or f'exit status {ran.status}'}; see {log}")
         return ran
 
     def prepare(self) -> None:

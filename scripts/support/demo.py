@@ -185,7 +185,7 @@ class Demo:
         """The same for a command that has to succeed."""
         ran, log = self.command(command, timeout, own_session=own_session)
         if ran.status != 0:
-            raise Failure(f"{self.steps[-1].name}: {ran.last or f'exit status {ran.status}'}; see {shown(log)}")
+            raise Failure(f"{self.steps[-1].name}: {ran.reason or f'exit status {ran.status}'}; see {shown(log)}")
         return ran
 
     def run(self) -> None:

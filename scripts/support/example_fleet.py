@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -193,12 +194,20 @@ def release_at(url: str, host: str, token: str) -> str:
 
 @dataclass(frozen=True)
 class Ran:
-    """A command that has ended. `started` is on the monotonic clock."""
+    """A command that has ended. `started` is on the monotonic clock; `reason`: its own words, of use if it failed."""
 
     status: int
     started: float
     seconds: float
-    last: str
+    reason: str
+
+
+def reason(lines: Sequence[str]) -> str:
+    """Why a command failed, in its own words: what and why of a playbook's three lines, else its last line."""
+    for number in range(len(lines) - 1, 0, -1):
+        if lines[number].startswith("  why "):
+            return f"{lines[number - 1].strip()}: {lines[number].removeprefix('  why ').strip()}"
+    return lines[-1].strip() if lines else ""
 
 
 class Runner:
@@ -221,7 +230,7 @@ class Runner:
         """
         environment = {**os.environ, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"), "PYTHONUNBUFFERED": "1"}
         started = time.monotonic()
-        last = ""
+        last: deque[str] = deque(maxlen=50)
         with log.open("a", encoding="utf-8") as out:
             out.write(f"$ {' '.join(command)}\n")
             out.flush()
@@ -245,7 +254,7 @@ class Runner:
                     out.write(line)
                     out.flush()
                     if line.strip():
-                        last = line.strip()
+                        last.append(line.rstrip())
                         self.show(line.rstrip())
                 status = process.wait()
             except BaseException:
@@ -255,7 +264,7 @@ class Runner:
                 timer.cancel()
             if overdue.is_set():
                 raise Failure(f"no end after {timeout:g} s: {' '.join(command[:4])} …")
-        return Ran(status, started, time.monotonic() - started, last)
+        return Ran(status, started, time.monotonic() - started, reason(list(last)))
 
 
 def end(process: subprocess.Popen[str], why: threading.Event | None = None) -> None:

@@ -198,7 +198,7 @@ def test_a_broken_release_that_deploys_fails_the_demo(
 
     def lenient(self: FakeRunner, command: Sequence[str], log: Path, **options: Any) -> Ran:
         ran = original(self, command, log, **options)
-        return Ran(0, ran.started, ran.seconds, ran.last)
+        return Ran(0, ran.started, ran.seconds, ran.reason)
 
     monkeypatch.setattr(FakeRunner, "__call__", lenient)
     assert played(ready)[0] == 1
@@ -304,9 +304,16 @@ def test_the_runner_shows_logs_and_reports(tmp_path: Path) -> None:
     run = Runner(tmp_path, lines.append)
     log = run.log_path("Deploy r1, now")
     ran = run([sys.executable, "-c", "print('one'); print(); print('two'); raise SystemExit(3)"], log, timeout=30)
-    assert (ran.status, ran.last, lines) == (3, "two", ["one", "two"])
+    assert (ran.status, ran.reason, lines) == (3, "two", ["one", "two"])
     assert log.name == "01-deploy-r1-now.log"
     assert "one\n\ntwo\n" in log.read_text()
+
+
+def test_the_reason_is_the_playbooks_own() -> None:
+    lines = ["  Start  2 hosts  1.0 s", "FAILED web1: start", "  why   ModuleNotFoundError: x", "  next  correct it"]
+    assert example_fleet.reason(lines) == "FAILED web1: start: ModuleNotFoundError: x"
+    assert example_fleet.reason(["hosts: cannot start web1: no space"]) == "hosts: cannot start web1: no space"
+    assert example_fleet.reason([]) == ""
 
 
 def test_the_runner_ends_a_command_that_takes_too_long(tmp_path: Path) -> None:
