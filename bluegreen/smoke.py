@@ -20,6 +20,7 @@ from bluegreen.web import STAMP, NoAnswer, Response, Visitor, Where, request
 TRANSIENT = (429, 502, 503, 504)
 ATTEMPTS = 3
 PAUSE = 0.2
+NOT_YET = 10.0  # seconds that JSON may still say something else: workers of a colour that was idle are just starting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,6 +283,8 @@ def attempt(
         try:
             problem = run_check(check, target, jar)
             transient = repeatable and any(problem.startswith(f"status {status}") for status in TRANSIENT)
+            if check.json and not problem.startswith(("status", "answered by")):
+                transient = repeatable and clock() - started < NOT_YET
         except NoAnswer as failure:
             problem = f"no answer: {failure}"
             # a POST that was sent may have worked
