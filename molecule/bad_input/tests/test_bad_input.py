@@ -1,0 +1,246 @@
+"""Whatever is typed or found wrong: it is told in three lines that name it, and nothing has changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from promises import REPO, Deployment, Ran, known_releases, until
+
+STORE = REPO / ".cache" / "test" / "artifacts"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_changes(vm: Deployment) -> Iterator[None]:
+    """Before and after each test the host is the same."""
+    if not any(vm.live().values()):
+        vm.given("n1")
+    before = vm.snapshot()
+    yield
+    assert vm.snapshot() == before
+
+
+def refused(ran: Ran, *named: str) -> None:
+    """The three lines name what is wrong."""
+    told = "\n".join(ran.lines[-3:])
+    for word in named:
+        assert word in told, f"the three lines should name {word!r}\n{ran.tail()}"
+    assert all(len(line) < 400 for line in ran.lines[-3:]), ran.tail()
+
+
+SHAS = {
+    "left out": None,
+    "empty": "",
+    "shorter than six": "abc12",
+    "not hexadecimal": "nothexx",
+    "longer than a sha": "a" * 41,
+    "with a blank inside": "abc123 def456",
+    "with a blank before": " abc123f",
+    "with a newline": "abc123\n",
+    "with a second line": "abc123\ndef456",
+    "with shell characters": "abc123;touch CANARY",
+    "with a shell substitution": "$(touch CANARY)",
+    "with a template": "{{ lookup('pipe', 'touch CANARY') }}",
+    "with a template's statement": "{% for a in [1] %}abc123{% endfor %}",
+    "a path": "../../etc/passwd",
+    "with other digits": "１２３４５６７",
+    "a list": "[1, 2]",
+    "unknown": "0123456789ab",
+}
+
+
+@pytest.mark.parametrize("kind", SHAS)
+def test_a_sha_that_names_no_release_is_refused(vm: Deployment, kind: str, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    sha = SHAS[kind]
+    given = {} if sha is None else {"sha": sha.replace("CANARY", str(canary))}
+    # As JSON: exactly this text arrives, blanks and newlines too.
+    words = ["-e", json.dumps(given)] if given else []
+    refused(vm.refuse("deploy.yml", *words), "sha" if kind != "unknown" else "0123456789ab")
+    assert not canary.exists(), "the input was run"
+
+
+def test_a_sha_with_a_blank_is_refused_as_typed_in_a_shell(vm: Deployment) -> None:
+    refused(vm.refuse("deploy.yml", "-e", "sha=abc123 def456"), "def456")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store of one's own with the artifact of n2."""
+    found = tmp_path / "store"
+    found.mkdir()
+    for path in STORE.glob(f"{known_releases()['n2']['stem']}*"):
+        shutil.copy(path, found)
+    return found
+
+
+def change(store: Path, **values: Any) -> None:
+    """Change the manifest of the artifact in a store."""
+    manifest = next(path for path in store.glob("*.json") if not path.name.endswith(".cdx.json"))
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | values))
+
+
+def rename(store: Path, old: str, new: str) -> None:
+    """Give the artifact another name, and say so in its manifest."""
+    for path in sorted(store.iterdir()):
+        text = path.read_text() if path.suffix == ".json" else None
+        path = path.rename(store / path.name.replace(old, new))
+        if text is not None:
+            path.write_text(text.replace(old, new))
+
+
+def truncate(store: Path) -> None:
+    image = next(store.glob("*.squashfs"))
+    os.truncate(image, image.stat().st_size // 2)
+
+
+def flip_a_bit(store: Path) -> None:
+    with next(store.glob("*.squashfs")).open("r+b") as image:
+        image.seek(100_000)
+        byte = image.read(1)[0]
+        image.seek(100_000)
+        image.write(bytes([byte ^ 1]))
+
+
+def same_beginning(store: Path) -> None:
+    """A second commit whose sha begins alike."""
+    sha = known_releases()["n2"]["sha"]
+    other = sha[:12] + ("0" * 28 if sha[12:] != "0" * 28 else "1" * 28)
+    for path in sorted(store.iterdir()):
+        copy = store / path.name.replace(sha, other)
+        shutil.copy(path, copy)
+        if copy.suffix == ".json":
+            copy.write_text(copy.read_text().replace(sha, other))
+
+
+ARTIFACTS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "truncated": (truncate, ("damaged",)),
+    "bit-flipped": (flip_a_bit, ("damaged",)),
+    "without its image": (lambda store: next(store.glob("*.squashfs")).unlink(), ()),
+    "of another application": (lambda store: change(store, app="orders"), ("orders",)),
+    "for another Python": (lambda store: change(store, python="3.13"), ("3.13",)),
+    "for another architecture": (lambda store: change(store, arch="aarch64"), ("aarch64",)),
+    "ambiguous": (same_beginning, ()),
+    "with a broken manifest": (lambda store: change(store, image="none"), ()),
+}
+
+
+@pytest.mark.parametrize("kind", ARTIFACTS)
+def test_an_artifact_that_cannot_be_used_is_refused(vm: Deployment, kind: str, store: Path, tmp_path: Path) -> None:
+    spoil, named = ARTIFACTS[kind]
+    spoil(store)
+    refused(vm.refuse("deploy.yml", sha=vm.sha("n2")[:12], artifact_store=store), *named)
+
+
+@pytest.mark.parametrize("name", ["app_name", "app_domain", "app_settings_module", "app_wsgi"])
+@pytest.mark.parametrize("playbook", ["deploy.yml", "provision.yml"])
+def test_a_missing_setting_is_named_with_its_file(vm: Deployment, playbook: str, name: str, tmp_path: Path) -> None:
+    if (playbook, name) == ("provision.yml", "app_wsgi"):
+        pytest.skip("a host is provisioned without it")
+    broken = vm.variant(tmp_path, drop=[name])
+    refused(broken.refuse(playbook, **({"sha": vm.sha("n2")} if playbook == "deploy.yml" else {})), name, "group_vars")
+
+
+WRONG_TYPES: dict[str, object] = {
+    "app_workers": "many",
+    "app_env": ["A=1"],
+    "app_smoke": "home",
+    "app_processes": {"worker": "celery"},
+    "app_name": "Notes!",
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_a_setting_of_the_wrong_type_is_named(vm: Deployment, name: str, tmp_path: Path) -> None:
+    broken = vm.variant(tmp_path, **{name: WRONG_TYPES[name]})
+    refused(broken.refuse("deploy.yml", sha=vm.sha("n2")), name)
+
+
+@pytest.mark.parametrize("playbook", ["deploy.yml", "rollback.yml", "provision.yml", "status.yml"])
+def test_an_inventory_without_app_servers_is_refused(vm: Deployment, playbook: str, tmp_path: Path) -> None:
+    empty = vm.variant(tmp_path, hosts={"databases": {"hosts": {"bare12": {"ansible_host": vm.address("bare12")}}}})
+    refused(empty.refuse(playbook, **({"sha": vm.sha("n2")} if playbook == "deploy.yml" else {})), "app_servers")
+
+
+def with_host(vm: Deployment, directory: Path, name: str, address: str) -> Deployment:
+    """The inventory with one more app server."""
+    hosts = {"vm1": {"ansible_host": vm.address("vm1")}, name: {"ansible_host": address}}
+    return vm.variant(directory, hosts={"app_servers": {"hosts": hosts}})
+
+
+@pytest.mark.parametrize("playbook", ["deploy.yml", "rollback.yml"])
+def test_an_unreachable_host_stops_everything_before_anything_changes(vm: Deployment, playbook: str, tmp_path: Path) -> None:
+    larger = with_host(vm, tmp_path, "ghost", "10.213.71.99")
+    refused(larger.refuse(playbook, **({"sha": vm.sha("n2")} if playbook == "deploy.yml" else {})), "ghost")
+
+
+def test_a_host_that_was_never_provisioned_is_named_with_the_command_to_type(vm: Deployment, tmp_path: Path) -> None:
+    larger = with_host(vm, tmp_path, "bare12", vm.address("bare12"))
+    refused(larger.refuse("deploy.yml", sha=vm.sha("n2")), "bare12", "provision.yml")
+
+
+def test_a_disk_that_is_nearly_full_is_refused_before_anything_is_sent(vm: Deployment) -> None:
+    refused(vm.refuse("deploy.yml", sha=vm.sha("n2"), rollout_min_free_mb=90_000_000), "vm1", "MB")
+
+
+@pytest.mark.parametrize("playbook", ["deploy.yml", "rollback.yml"])
+def test_a_limit_is_refused(vm: Deployment, playbook: str) -> None:
+    extra = {"sha": vm.sha("n2")} if playbook == "deploy.yml" else {}
+    refused(vm.refuse(playbook, "--limit", "vm1", **extra), "--limit")
+
+
+def test_a_limit_that_leaves_out_the_controller_is_refused_too(vm: Deployment) -> None:
+    ran = vm.playbook("deploy.yml", "--limit", "app_servers", sha=vm.sha("n2"))
+    assert ran.status != 0, ran.tail()
+
+
+def test_a_rollback_to_the_live_release_is_refused(vm: Deployment) -> None:
+    live = vm.live()["vm1"]
+    refused(vm.refuse("rollback.yml", to=live), "live")
+
+
+@pytest.mark.parametrize("to", ["abc12", "nothex!", "{{ 1 }}", "0123456789ab"])
+def test_a_rollback_to_what_is_not_there_is_refused(vm: Deployment, to: str) -> None:
+    vm.refuse("rollback.yml", "-e", json.dumps({"to": to}))
+
+
+@pytest.mark.parametrize("extra", [{"watch": "long"}, {"watch": -1}, {"canary": "x"}, {"retry_bad": "perhaps"}], ids=str)
+def test_another_option_that_makes_no_sense_is_refused(vm: Deployment, extra: dict[str, Any]) -> None:
+    refused(vm.refuse("deploy.yml", "-e", json.dumps(extra), sha=vm.sha("n2")), next(iter(extra)))
+
+
+class TestWithOtherStates:
+    """What needs a host in another state; each test leaves it as it found it, or says so."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_changes(self) -> None:
+        """Here the tests look for themselves."""
+
+    def test_a_rollback_with_nothing_to_go_back_to_is_refused(self, vm: Deployment) -> None:
+        vm.given("n1")
+        for _ in range(4):  # whatever scenarios before this one have confirmed
+            ran = vm.playbook("rollback.yml")
+            if ran.status:
+                break
+        before = vm.snapshot()
+        refused(vm.refuse("rollback.yml"), "roll")
+        assert vm.snapshot() == before
+
+    def test_the_second_of_two_deploys_at_once_is_refused_and_names_the_first(self, vm: Deployment) -> None:
+        vm.given("n1")
+        first = vm.start("deploy.yml", sha=vm.sha("n2"), watch=15, retry_bad=True)
+        try:
+            until(lambda: vm.status()["vm1"]["lease"], "the first has its lease", 60)
+            refused(vm.refuse("deploy.yml", sha=vm.sha("n2")), vm.sha("n2")[:12])
+            refused(vm.refuse("rollback.yml"), vm.sha("n2")[:12])
+            assert first.wait(120) == 0, "the first goes on undisturbed"
+        finally:
+            if first.poll() is None:
+                os.killpg(first.pid, signal.SIGKILL)
+        vm.expect_live("n2")

@@ -1,0 +1,79 @@
+"""Back to what was confirmed before: decided from recorded state, the same on every host. The tests are one story."""
+
+from __future__ import annotations
+
+from promises import Deployment
+
+A, B, C = "r2", "r5", "r6"
+
+
+def warm(fleet: Deployment) -> set[bool]:
+    """Whether the idle colour of each host runs."""
+    return {status["idle"]["running"] for status in fleet.status().values()}
+
+
+def test_after_a_then_b_a_rollback_is_back_on_a_within_seconds_and_loses_no_request(fleet: Deployment) -> None:
+    fleet.given("r1")
+    fleet.deploy(A, watch=0)
+    fleet.deploy(B, watch=0)
+    assert warm(fleet) == {True}
+    with fleet.under_load():
+        ran = fleet.must("rollback.yml")
+        fleet.expect_live(A)
+    assert ran.seconds < 30, ran.tail()
+
+
+def test_times_of_directories_do_not_matter(fleet: Deployment) -> None:
+    fleet.everywhere("for each in $(ls -d /srv/orders/releases/*/ | sort -R); do touch -h ${each%/} 2>/dev/null; done; true")
+    fleet.on("web2", "touch -d '2001-01-01' /srv/orders/releases/* 2>/dev/null; true")
+    fleet.deploy(C, watch=0)
+
+
+def test_after_c_a_rollback_goes_to_a_and_not_to_b_which_was_rolled_back(fleet: Deployment) -> None:
+    with fleet.under_load():
+        fleet.must("rollback.yml")
+        fleet.expect_live(A)
+
+
+def test_rolling_back_to_the_live_release_is_refused_and_changes_nothing(fleet: Deployment) -> None:
+    before = fleet.snapshot()
+    fleet.refuse("rollback.yml", to=fleet.sha(A))
+    assert fleet.snapshot() == before
+
+
+def test_rolling_back_once_more_goes_one_further_back(fleet: Deployment) -> None:
+    fleet.must("rollback.yml")
+    fleet.expect_live("r1")
+
+
+def test_a_release_can_be_named(fleet: Deployment) -> None:
+    fleet.deploy(A, watch=0)
+    fleet.deploy(C, watch=0)
+    fleet.must("rollback.yml", to=fleet.sha("r1")[:10])
+    fleet.expect_live("r1")
+
+
+def test_a_release_that_is_not_there_is_refused_and_changes_nothing(fleet: Deployment) -> None:
+    before = fleet.snapshot()
+    fleet.refuse("rollback.yml", to="0123456789ab")
+    assert fleet.snapshot() == before
+
+
+def test_the_environment_of_its_time_comes_back_with_a_release(fleet: Deployment) -> None:
+    old = environment(fleet, "LOG_LEVEL")
+    fleet.must("deploy.yml", "-e", '{"app_env": {"ALLOWED_HOSTS": "orders.example.org", "HTTPS": "0", "LOG_LEVEL": "WARNING"}}',
+               sha=fleet.sha(A), watch=0)  # fmt: skip
+    fleet.expect_live(A)
+    assert environment(fleet, "LOG_LEVEL") == {"WARNING"}
+    fleet.must("rollback.yml")
+    assert environment(fleet, "LOG_LEVEL") == old
+
+
+def environment(fleet: Deployment, name: str) -> set[str]:
+    """The values of a variable in the processes that serve."""
+    script = (
+        "colour=$(bluegreen status --app orders | python3 -c 'import json,sys; print(json.load(sys.stdin)[\"live\"][\"colour\"])');"
+        " pid=$(systemctl show -P MainPID orders@$colour);"
+        f" tr '\\0' '\\n' < /proc/$pid/environ | sed -n s/^{name}=//p"
+    )
+    return {found.strip() for found in fleet.everywhere(script).values()}

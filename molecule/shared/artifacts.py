@@ -1,0 +1,153 @@
+"""The releases that scenarios deploy: repositories and artifacts in .cache/test/, built once, kept while unchanged.
+
+`python molecule/shared/artifacts.py [NAME…]` makes those that are missing; the names are the keys of RELEASES.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+WORK = REPO / ".cache" / "test"
+STORE = WORK / "artifacts"
+INVENTORIES = REPO / "molecule" / "shared" / "inventories"
+
+# What decides how an artifact turns out, beside the application itself.
+BUILDER = ("scripts/build-artifact", "scripts/support/artifact", "scripts/support/example_repo.py", "molecule/shared/artifacts.py")
+
+FAILING_MIGRATION = '''"""Fails after a change: nothing of it may stay."""
+
+from django.db import migrations, models
+
+
+def fail(apps, schema_editor):
+    raise RuntimeError("this migration fails on purpose")
+
+
+class Migration(migrations.Migration):
+    dependencies = [("orders", "0003_order_note")]
+    operations = [
+        migrations.AddField("product", "half_done", models.IntegerField(null=True)),
+        migrations.RunPython(fail, migrations.RunPython.noop),
+    ]
+'''
+
+
+@dataclass(frozen=True)
+class Release:
+    """One artifact: `settings` is the inventory whose app.yml builds it, `python` replaces its app_python."""
+
+    app: str
+    rev: str
+    settings: str
+    python: str
+
+
+RELEASES = {
+    **{name: Release("orders", name, "fleet", "3.13") for name in ("r1", "r2", "r3", "r4", "r5", "r6")},
+    "migration_fails": Release("orders", "migration_fails", "fleet", "3.13"),
+    **{name: Release("notes", name, "vm", "3.11") for name in ("n1", "n2", "n3")},
+    # The second application beside the first, on Debian 13 hosts.
+    "n1_313": Release("notes", "n1", "vm", "3.13"),
+    "n2_313": Release("notes", "n2", "vm", "3.13"),
+}
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
+    """Run a command; its standard output. Ends the program with its last words if it fails."""
+    words = [str(word) for word in command]
+    done = subprocess.run(
+        words, cwd=REPO, capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=900, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(words)} failed:\n" + (done.stdout + done.stderr)[-3000:])
+    return done.stdout
+
+
+def digest(app: str) -> str:
+    """Digest of everything an application's repository and artifacts are made from."""
+    found = hashlib.sha256()
+    for name in (*BUILDER, f"examples/{app}"):
+        top = REPO / name
+        paths = [top] if top.is_file() else sorted(path for path in top.rglob("*") if path.is_file())
+        for path in paths:
+            if "__pycache__" not in path.parts:
+                found.update(f"{path.relative_to(REPO)}\0".encode() + path.read_bytes() + b"\0")
+    return found.hexdigest()
+
+
+def make_repository(app: str) -> Path:
+    """The example's history as a git repository, with the tests' own commits beside it."""
+    target, stamp, wanted = WORK / app, WORK / f"{app}.stamp", digest(app)
+    if stamp.exists() and stamp.read_text() == wanted:
+        return target
+    shutil.rmtree(target, ignore_errors=True)
+    for path in STORE.glob(f"{app}-*"):
+        path.unlink()
+    (WORK / "releases.json").unlink(missing_ok=True)
+    run(REPO / "scripts" / "example-repo", target, "--app", app)
+    if app == "orders":
+        add_failing_migration(target)
+    stamp.write_text(wanted)
+    return target
+
+
+def add_failing_migration(repository: Path) -> None:
+    """A commit after r2 whose migration fails half way."""
+    moment = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
+              for what, value in (("NAME", "Tests"), ("EMAIL", "tests@example.org"), ("DATE", "2026-03-02T09:00:00+00:00"))}  # fmt: skip
+    git = ("git", "-C", str(repository))
+    run(*git, "checkout", "--quiet", "--detach", "r2")
+    place = repository / "orders" / "migrations" / "0004_fails.py"
+    place.write_text(FAILING_MIGRATION)
+    run(*git, "add", "--all", env=moment)
+    run(*git, "commit", "--quiet", "--message", "Fail while migrating", env=moment)
+    run(*git, "tag", "migration_fails")
+    run(*git, "checkout", "--quiet", "main")
+
+
+def build(name: str) -> dict[str, str]:
+    """The artifact of one release: {sha, stem}."""
+    release = RELEASES[name]
+    settings = INVENTORIES / release.settings / "group_vars" / "app_servers" / "app.yml"
+    answer = run(
+        REPO / "scripts" / "build-artifact",
+        *("--settings", settings, "--source", WORK / release.app, "--rev", release.rev, "--store", STORE),
+        *("--set", f"app_python={release.python}", "--format", "json"),
+    )
+    found = json.loads(answer)
+    return {"sha": found["sha"], "stem": found["artifact"]}
+
+
+def ensure(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Make what is missing of these releases; every known release with its sha and artifact."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    known_file = WORK / "releases.json"
+    for app in sorted({RELEASES[name].app for name in names}):
+        make_repository(app)
+    known: dict[str, dict[str, str]] = json.loads(known_file.read_text()) if known_file.exists() else {}
+    for name in names:
+        if name in known and (STORE / f"{known[name]['stem']}.squashfs").exists():
+            continue
+        started = time.monotonic()
+        known[name] = build(name)
+        known_file.write_text(json.dumps(known, indent=2) + "\n")
+        print(f"{name}: {known[name]['stem']} ({time.monotonic() - started:.1f} s)", flush=True)
+    return known
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1:] or list(RELEASES)
+    unknown = [name for name in wanted if name not in RELEASES]
+    if unknown:
+        sys.exit(f"no release is called {unknown[0]}: the tests know {', '.join(RELEASES)}")
+    ensure(wanted)

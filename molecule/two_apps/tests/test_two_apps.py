@@ -1,0 +1,52 @@
+"""Two applications share a host: each is provisioned, deployed and rolled back as if it were alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from promises import Deployment
+
+
+@pytest.fixture(scope="module")
+def notes(vm: Deployment, fleet: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """The notes beside the orders on web2."""
+    hosts = {"app_servers": {"hosts": {"web2": {"ansible_host": fleet.address("web2")}}}}
+    return vm.variant(tmp_path_factory.mktemp("notes"), hosts=hosts, app_python="3.13")
+
+
+def test_provisioning_the_second_application_disturbs_no_visitor_of_the_first(fleet: Deployment, notes: Deployment) -> None:
+    fleet.given("r1")
+    with fleet.under_load():
+        notes.provision()
+    fleet.expect_live("r1")
+
+
+def test_deploys_and_rollback_of_the_second_leave_the_first_alone(fleet: Deployment, notes: Deployment) -> None:
+    before = fleet.snapshot()["web2"]
+    with fleet.under_load():
+        notes.deploy("n1_313", watch=0)
+        notes.deploy("n2_313", watch=0)
+        notes.must("rollback.yml")
+        notes.expect_live("n1_313")
+    assert own(fleet.snapshot()["web2"]) == own(before)
+
+
+def test_a_deploy_of_the_first_leaves_the_second_alone(fleet: Deployment, notes: Deployment) -> None:
+    before = notes.snapshot()["web2"]
+    with notes.under_load():
+        fleet.deploy("r1" if fleet.live()["web1"] != fleet.sha("r1") else "r2", watch=0, retry_bad=True)
+    assert own(notes.snapshot()["web2"]) == own(before)
+
+
+def test_neither_can_read_the_others_files(fleet: Deployment) -> None:
+    for user, other in (("orders", "notes"), ("notes", "orders")):
+        done = fleet.host("web2").run(
+            f"runuser -u {user} -- sh -c 'ls /srv/{other}/data; cat /srv/{other}/releases/*/env /srv/{other}/releases/*/config.json'"
+        )
+        assert done.stdout == "", done.stdout
+
+
+def own(snapshot: str) -> list[str]:
+    """The lines of a snapshot that are about one application only (mounts of both stand in it)."""
+    return [line for line in snapshot.splitlines() if not line.startswith("/srv/")]
