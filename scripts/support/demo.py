@@ -193,7 +193,7 @@ class Demo:
         self.prepare()
         self.make_hosts()
         with self.step(f"deploy {FIRST}", self.fleet.shas[FIRST]):
-            self.deploy(FIRST)
+            self.deploy(FIRST, watch=0)  # nobody visits yet
             self.expect(FIRST)
         self.under_traffic()
 
@@ -220,9 +220,8 @@ class Demo:
         with self.step("provision them"):
             self.must(self.fleet.playbook("provision.yml"), timeout=1800)
 
-    def deploy(self, release: str) -> None:
+    def deploy(self, release: str, watch: int) -> None:
         """Deploys a release that has to go well."""
-        watch = self.options.watch
         self.must(self.fleet.playbook("deploy.yml", sha=self.fleet.shas[release], watch=watch), timeout=900)
 
     def expect(self, release: str) -> None:
@@ -268,7 +267,7 @@ class Demo:
         """The three changes; after each one every URL is asked who answers."""
         shas = self.fleet.shas
         with self.step(f"deploy {SECOND}", shas[SECOND]):
-            self.deploy(SECOND)
+            self.deploy(SECOND, self.options.watch)
             self.expect(SECOND)
         with self.step(f"deploy {BROKEN}, which is broken", shas[BROKEN]) as step:
             command = self.fleet.playbook("deploy.yml", sha=shas[BROKEN], watch=self.options.watch)
@@ -401,7 +400,7 @@ def parser() -> argparse.ArgumentParser:
         "--inventory", type=Path, metavar="DIR", default=HOME / "inventory", help="where to write the inventory"
     )
     result.add_argument("--subnet", default="10.213.60.0/24", help="private /24 of the hosts (10.213.60.0/24)")
-    result.add_argument("--rate", type=float, default=80.0, help="requests per second, all addresses together (80)")
+    result.add_argument("--rate", type=float, default=60.0, help="requests per second, all addresses together (60)")
     result.add_argument("--requests", type=int, default=5200, help="at least so many requests (5200)")
     result.add_argument("--watch", type=int, default=10, help="seconds that a new release is watched (10)")
     return result
