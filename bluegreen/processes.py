@@ -136,7 +136,7 @@ def stop(context: Context, colour: str, wait: bool, timeout: float = 3600) -> li
 def stay_alive(names: Sequence[str], seconds: float) -> None:
     """Return when every unit has been running for `seconds` without a restart; raise with its last words if not."""
     services = [name for name in names if name.endswith(".service")]
-    deadline = time.monotonic() + seconds + 10
+    deadline, begun = time.monotonic() + seconds + 10, time.time() - seconds - 1
     while services:
         found = units.properties(
             services, ["ActiveState", "SubState", "NRestarts", "ActiveEnterTimestampMonotonic", "Result"]
@@ -145,7 +145,7 @@ def stay_alive(names: Sequence[str], seconds: float) -> None:
         for unit, values in found.items():
             restarted = int(values.get("NRestarts") or 0) > 0
             if restarted or values.get("ActiveState") in ("failed", "inactive"):
-                words = units.journal(unit, 5)
+                words = units.journal(unit, begun, 5)
                 raise check_failed(
                     f"{unit} does not stay alive",
                     words[-1] if words else f"it is {values.get('ActiveState')}",

@@ -71,8 +71,8 @@ def stop_colour(context: Context, colour: str, ceiling: float) -> int:
     return left
 
 
-def wait_for_unit(unit: str, deadline: float) -> None:
-    """Wait until a unit is active. Raises with its last words when it fails or the deadline passes."""
+def wait_for_unit(unit: str, since: float, deadline: float) -> None:
+    """Wait until a unit is active. Raises with its words since `since` when it fails or the deadline passes."""
     while True:
         values = units.properties([unit], ["ActiveState", "SubState", "Result", "NRestarts"])[unit]
         if values.get("ActiveState") == "active":
@@ -84,7 +84,7 @@ def wait_for_unit(unit: str, deadline: float) -> None:
         )
         late = time.monotonic() > deadline
         if died or late:
-            words = units.journal(unit, 30)
+            words = units.journal(unit, since, 30)
             what = f"{unit} did not start" if died else f"{unit} was not ready in time"
             raise check_failed(what, reason(words), f"journalctl -u {unit}", {"output": words})
         time.sleep(POLL)
@@ -110,7 +110,7 @@ def start(context: Context, name: str, timeout: float, warm: bool, alive: float)
     colour = live.colour if live and live.release == name else idle_colour(context)
     if context.dry_run:
         return {"colour": colour, "release": name}
-    started = time.monotonic()
+    started, begun = time.monotonic(), time.time()
     images.require_open(paths, context.config, release.image_of(paths, name))
     unit = units.web_unit(context.app, colour)
     already = release.resolved(paths, colour) == name and is_active(context.app, colour)
@@ -128,7 +128,7 @@ def start(context: Context, name: str, timeout: float, warm: bool, alive: float)
     try:
         early = processes.start_early(context, colour)
         deadline = time.monotonic() + timeout
-        wait_for_unit(unit, deadline)
+        wait_for_unit(unit, begun, deadline)
         problem = answers(context, colour, name, max(1.0, deadline - time.monotonic()))
         if problem:
             raise check_failed(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import subprocess
 from collections.abc import Sequence
 
@@ -77,12 +79,26 @@ def loaded(*patterns: str) -> list[str]:
     return [line.split()[0] for line in text.splitlines() if line.strip()]
 
 
-def journal(unit: str, lines: int = 20) -> list[str]:
-    """The last lines of a unit's latest run."""
-    invocation = properties([unit], ["InvocationID"])[unit].get("InvocationID", "")
-    which = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else ["--unit", unit]
-    done = run(("journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", *which), check=False)
-    return [line for line in done.stdout.splitlines() if line.strip()]
+def journal(unit: str, since: float, lines: int = 20) -> list[str]:
+    """The last lines that a unit itself wrote since a wall-clock time (seconds), whichever of its runs wrote them."""
+    run(("journalctl", "--sync"), check=False)
+    words = ("journalctl", "--no-pager", "--quiet", "--output=json", "--output-fields=MESSAGE,_PID", "--lines=200")
+    done = run((*words, f"--since=@{since:.3f}", f"--unit={unit}"), check=False)
+    return own_lines(done.stdout)[-lines:]
+
+
+def own_lines(text: str) -> list[str]:
+    """The messages of journalctl's JSON lines, without those that systemd wrote about the unit."""
+    found = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            message = entry.get("MESSAGE")
+            if isinstance(message, list):  # bytes that are not text
+                message = bytes(message).decode("utf-8", "replace")
+            if entry.get("_PID") != "1" and message and message.strip():
+                found.append(message)
+    return found
 
 
 def web_unit(app: str, colour: str) -> str:
