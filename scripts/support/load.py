@@ -49,6 +49,7 @@ KINDS = ("get", "post", "fresh", "slow", "upload", "asset")
 MAX_HEAD = 65536
 KEPT_FAILURES = 50
 UPLOAD_PIECES = 16
+GROWTH = 8  # so many times the wanted connections may stay open after a busy moment
 
 
 class BadInput(Failure):
@@ -865,7 +866,7 @@ class Load:
 
     def _give_back(self, target: Target, connection: Connection, keep: bool) -> None:
         pool = self._pools[target.url]
-        if keep and connection.pooled and not connection.closed and pool.open <= pool.size:
+        if keep and connection.pooled and not connection.closed and pool.open <= GROWTH * pool.size:
             pool.idle.append(connection)
         else:
             connection.close()
