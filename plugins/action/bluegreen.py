@@ -27,12 +27,13 @@ from plugins.module_utils.bluegreen_fleet import Fleet  # noqa: E402
 from plugins.module_utils.bluegreen_hostvars import read_fleet  # noqa: E402
 
 CHANGING = ("stage", "migrate", "start", "switch", "confirm", "revert", "settle")
+PAUSE = 0.5  # seconds between two attempts to take a lease
 
 
 class ActionModule(ActionBase):
     """`bluegreen: {phase, app, steps, always}`; see plugins/modules/bluegreen.py."""
 
-    _VALID_ARGS = frozenset(("phase", "app", "steps", "always"))
+    _VALID_ARGS = frozenset(("phase", "app", "steps", "always", "patience"))
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -63,6 +64,10 @@ class ActionModule(ActionBase):
         app, always = args["app"], args.get("always") or []
         try:
             answer = self._call(app, fleet, host, [*args["steps"], *always], given)
+            until = time.monotonic() + float(args.get("patience") or 0)
+            while calls.lease_held(answer) and time.monotonic() < until:
+                time.sleep(PAUSE)
+                answer = self._call(app, fleet, host, args["steps"], given)
             if answer.get("stopped") == "stage" and not fleet.check:
                 given["image"], sent = self._upload(fleet, app)
                 answer = self._call(app, fleet, host, args["steps"], given) | {"sent": sent}

@@ -1,4 +1,4 @@
-"""Filter `bluegreen_runs`: whether a phase runs on a host, given what all hosts have answered so far."""
+"""Filters `bluegreen_runs` and `bluegreen_hosts`: where a phase runs, given what all hosts have answered so far."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ if ROOT not in sys.path:
 from plugins.module_utils import bluegreen_fleet  # noqa: E402
 from plugins.module_utils.bluegreen_hostvars import read_fleet  # noqa: E402
 
+NOBODY = ["!all"]  # an empty list would mean every host of the inventory
+
 
 def runs(hostvars: Any, phase: str, host: str, hosts: Sequence[str], part: str = "") -> bool:
     """`hostvars | bluegreen_runs('switch', inventory_hostname, ansible_play_hosts_all)`.
 
-    `part`: `first` (the migration host alone) or `rest`, for phases of two tasks.
+    `part`: of a phase with two tasks: `first` (the migration host alone), `rest`, or `again` (a second attempt).
     """
     fleet = read_fleet(hostvars, hosts)
     if not fleet.inputs.get("deploy_id"):
@@ -27,8 +29,19 @@ def runs(hostvars: Any, phase: str, host: str, hosts: Sequence[str], part: str =
     return bluegreen_fleet.runs(fleet, phase, host, part)
 
 
+def hosts(hostvars: Any, phase: str, part: str = "") -> list[str]:
+    """`hosts: "{{ hostvars | default({}) | bluegreen_hosts('switch') }}"`: a play without hosts costs nothing.
+
+    Roles ask `bluegreen_runs` all the same: the play's hosts only save the tasks that would be skipped.
+    """
+    fleet = read_fleet(hostvars, [])
+    if not fleet.inputs.get("deploy_id"):
+        return ["app_servers"] if phase == "preflight" and not part else NOBODY
+    return bluegreen_fleet.phase_hosts(fleet, phase, part) or NOBODY
+
+
 class FilterModule:
     """Ansible looks for this class."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"bluegreen_runs": runs}
+        return {"bluegreen_runs": runs, "bluegreen_hosts": hosts}

@@ -9,9 +9,10 @@ from typing import Any
 
 PROVISION = "ansible-playbook provision.yml"
 PROGRAM = "/usr/local/bin/bluegreen"
+LEASE_HELD = 5  # the host tool's exit status
 SECRET_KEYS = ("session",)
 # how a shell, env and sudo say that there is no such program, or that this user may not run it
-NOT_THERE = re.compile(r"command not found|No such file or directory|not found", re.IGNORECASE)
+NOT_THERE = re.compile(r"bluegreen: (command not found|not found|No such file or directory)", re.IGNORECASE)
 NOT_ALLOWED = re.compile(
     r"a password is required|not allowed to (execute|run)|not in the sudoers|may not run sudo|unknown user",
     re.IGNORECASE,
@@ -72,11 +73,11 @@ def silence(host: str, app: str, status: int, err: str) -> dict[str, Any]:
     """Why the tool said nothing."""
     last = next((line.strip() for line in reversed(err.splitlines()) if line.strip()), f"exit status {status}")
     if NOT_ALLOWED.search(err):
-        what = f"{host} was never provisioned for this user"
+        what = "never provisioned for this user"
         return {"what": what, "why": f"sudo says: {last}", "next": PROVISION, "code": "not provisioned"}
     if status in (126, 127) or NOT_THERE.search(err):
         return {
-            "what": f"{host} was never provisioned",
+            "what": "never provisioned",
             "why": f"{PROGRAM} is not there",
             "next": PROVISION,
             "code": "not provisioned",
@@ -95,18 +96,18 @@ def unreachable(host: str, user: str, text: str) -> dict[str, Any]:
     # ssh's own words are the last ones; Ansible puts its own in front
     line = line.rsplit("via ssh: ", 1)[-1]
     if "Permission denied" in text:
-        why = f"it refuses the key of {user}: it was never provisioned, or the key is not in deploy_authorized_keys"
-        return {"what": f"{host} cannot be logged in to", "why": why, "next": PROVISION, "code": "unreachable"}
+        why = f"it was never provisioned, or the key of {user} is not in deploy_authorized_keys"
+        return {"what": "the login is refused", "why": why, "next": PROVISION, "code": "unreachable"}
     if "Host key verification failed" in text or "IDENTIFICATION HAS CHANGED" in text:
-        why = "its host key is not the one in known_hosts"
+        why = "another machine answers at its address, or it was installed again"
         return {
-            "what": f"{host} cannot be trusted",
+            "what": "the host key is not the known one",
             "why": why,
             "next": f"compare the key with the host's console, then ssh {host}",
             "code": "unreachable",
         }
     return {
-        "what": f"{host} is unreachable",
+        "what": "unreachable",
         "why": line[-200:],
         "next": f"look at the host and the network: ansible {host} -m ansible.builtin.ping",
         "code": "unreachable",
@@ -121,6 +122,11 @@ def without_secrets(results: Mapping[str, Any]) -> dict[str, Any]:
         else answer
         for name, answer in results.items()
     }
+
+
+def lease_held(answer: Mapping[str, Any]) -> bool:
+    """Whether a call was refused because another run holds the lease."""
+    return (answer.get("error") or {}).get("code") == LEASE_HELD
 
 
 def session_of(results: Mapping[str, Any]) -> dict[str, str] | None:

@@ -27,7 +27,7 @@ SINGLE = ("plan_migrations", "migrate")  # run on the migration host only
 ROLLBACK_SKIPS = ("stage", "plan_migrations", "migrate")
 DRY = ("preflight", "stage", "plan_migrations")  # what --check runs
 REVERTIBLE = ("switch", "watch", "confirm")
-CHECK_FAILED = 4  # the host tool's exit status for a release that does not do what it must
+CHECK_FAILED, LEASE_HELD = 4, 5  # of the host tool's exit statuses
 MAX_SKEW = 60.0  # seconds between a host's clock and the controller's
 MIN_FREE_INODES = 2  # percent
 SETTLE_EXTRA = 30.0  # seconds a switch may stay unconfirmed after the watch
@@ -146,7 +146,7 @@ def host_problems(fleet: Fleet, phase: str, host: str) -> list[Problem]:
 def lost_hosts(fleet: Fleet, phase: str) -> list[Problem]:
     """Hosts that had to take part and did not: the play lost them."""
     wanted = (fleet.migration_host,) if phase in SINGLE else fleet.hosts
-    if phase in ("revert", "settle") or (phase == "preflight" and not fleet.of(phase, fleet.migration_host)):
+    if phase in ("revert", "settle"):
         return []
     return [
         Problem(phase, host, "gave no answer", "it was lost from the play", "ansible-playbook status.yml")
@@ -376,10 +376,10 @@ def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
         return first
     if phase not in PHASES:
         raise ValueError(f"{phase} is not a phase")
-    if part in ("first", "rest") and (part == "first") != first and not (phase == "smoke" and part == "rest"):
+    if part == "first" and not first:
         return False
     if phase == "preflight":
-        return part != "rest" or fleet.passed("preflight", fleet.migration_host)
+        return part != "again" or lease_contested(fleet, host)
     if phase == "settle":
         return not fleet.check and bool(fleet.step("preflight", host, "lease").get("lease"))
     if phase == "revert":
@@ -394,6 +394,20 @@ def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
         else problems(fleet, phase) + host_problems(fleet, phase, fleet.migration_host)
     )
     return not blocked and wanted(fleet, phase)
+
+
+def lease_contested(fleet: Fleet, host: str) -> bool:
+    """Whether another run, which came too late on the migration host, is about to release this host's lease.
+
+    Of two runs started at once, the one that has the migration host's lease goes on; the other gives its leases back.
+    """
+    refused = any((result.get("error") or {}).get("code") == LEASE_HELD for result in fleet.of("preflight", host))
+    return refused and fleet.passed("preflight", fleet.migration_host)
+
+
+def phase_hosts(fleet: Fleet, phase: str, part: str = "") -> list[str]:
+    """The hosts on which a phase runs."""
+    return [host for host in fleet.hosts if runs(fleet, phase, host, part)]
 
 
 def wanted(fleet: Fleet, phase: str) -> bool:

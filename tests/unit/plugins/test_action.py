@@ -1,0 +1,247 @@
+"""The action plugins, with a connection and variables that are not real."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleConnectionFailure
+
+from plugins.action import bluegreen as action
+from plugins.action import bluegreen_inputs, bluegreen_outcome
+from plugins.module_utils.bluegreen_inputs import Refused
+from tests.unit.plugins import test_fleet as made
+
+SECRET = "marker-of-a-secret"
+
+
+class HostVars(dict[str, dict[str, Any]]):
+    def raw_get(self, host: str) -> dict[str, Any]:
+        return self[host]
+
+
+class Connection:
+    """Answers from a list; keeps what it was sent."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.calls: list[dict[str, Any]] = []
+        self.files: list[tuple[str, str]] = []
+        self._play_context = SimpleNamespace(no_log=False)
+
+    def put_file(self, source: str, target: str) -> None:
+        self.files.append((source, target))
+
+
+class Templar:
+    def template(self, value: Any) -> Any:
+        return value
+
+
+def perform(
+    connection: Connection, phase: str, steps: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, **more: Any
+) -> dict[str, Any]:
+    """Run the action `bluegreen` on web1. `more`: always, patience, and variables of web1 as `variables`."""
+    plugin = action.ActionModule.__new__(action.ActionModule)
+    variables = more.pop("variables", {})
+    inputs = more.pop("inputs", made.inputs())
+    plugin._task = SimpleNamespace(args={"phase": phase, "app": "shop", "steps": steps} | more, check_mode=False)
+    plugin._connection = connection
+    plugin._play_context = SimpleNamespace(no_log=False, remote_user="deploy")
+    plugin._templar = Templar()
+
+    def execute(command: str, in_data: bytes, sudoable: bool) -> dict[str, Any]:
+        assert command == "sudo -n /usr/local/bin/bluegreen batch --app shop"
+        connection.calls.append(json.loads(in_data))
+        answer = connection.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        status, out = (answer, "") if isinstance(answer, int) else (0, json.dumps(answer))
+        return {"rc": status, "stdout": out, "stderr": ""}
+
+    plugin._low_level_execute_command = execute
+    monkeypatch.setattr(action.ActionBase, "run", lambda *_: {})
+    hosts = {host: {"__preflight_result": made.taken(made.LIVE_A)} for host in made.HOSTS}
+    hosts["web1"] |= variables
+    hostvars = HostVars(hosts | ({"localhost": {"__inputs_result": inputs}} if inputs else {}))
+    task_vars = {
+        "inventory_hostname": "web1",
+        "hostvars": hostvars,
+        "ansible_play_hosts_all": list(made.HOSTS),
+    } | variables
+    found: dict[str, Any] = plugin.run(None, task_vars)
+    return found
+
+
+def ok(**results: Any) -> dict[str, Any]:
+    return {"ok": True, "results": results, "error": None}
+
+
+def refused(code: int, what: str = "no") -> dict[str, Any]:
+    return {"ok": False, "results": {}, "error": {"what": what, "why": "", "next": "", "code": code}}
+
+
+def test_a_failed_verb_is_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = perform(Connection(refused(4, "it broke")), "start", [{"verb": "start", "release": made.B}], monkeypatch)
+    assert (found["verdict"], found["error"]["what"]) == ("fail", "it broke")
+    assert "failed" not in found
+
+
+def test_every_call_carries_the_name_and_generation_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Connection(ok())
+    perform(connection, "confirm", [{"verb": "confirm", "release": made.B}], monkeypatch)
+    assert connection.calls[0]["deploy_id"] == "20260101T000000-abcdef"
+    assert connection.calls[0]["fence"] == 8
+    assert connection._play_context.no_log  # ssh would print the answer at -vvv
+
+
+def test_an_unreachable_host_is_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Connection(AnsibleConnectionFailure("Failed to connect to the host via ssh: no route"))
+    found = perform(connection, "start", [{"verb": "start", "release": made.B}], monkeypatch)
+    assert (found["verdict"], found["unreachable"], found["error"]["what"]) == ("fail", True, "unreachable")
+
+
+def test_a_session_is_kept_out_of_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = ok(smoke={"verdict": "pass", "session": {"sessionid": SECRET}})
+    steps = [{"verb": "smoke", "target": "idle", "release": made.B}]
+    found = perform(Connection(answer), "smoke", steps, monkeypatch)
+    assert found["_ansible_no_log"]
+    assert found.pop("session") == {"sessionid": SECRET}
+    assert SECRET not in json.dumps(found)
+    # after the migrations nobody needs it: the answer stays readable
+    other = perform(Connection(answer), "migrate", steps, monkeypatch)
+    assert "_ansible_no_log" not in other
+    assert SECRET not in json.dumps(other)
+
+
+def test_the_image_is_sent_only_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = tmp_path / "m.json"
+    manifest.write_text('{"artifact": "x"}')
+    inputs = made.inputs()
+    inputs["artifact"] |= {"manifest": str(manifest), "image": "/store/x.squashfs"}
+    connection = Connection(
+        {**ok(stage={"have": False}), "stopped": "stage"}, ok(stage={"have": True}, configure={"release": made.B})
+    )
+    steps: list[dict[str, Any]] = [{"verb": "stage"}, {"verb": "configure"}]
+    variables = {"app_wsgi": "shop.wsgi:app", "app_secrets": {"KEY": SECRET}}
+    found = perform(connection, "stage", steps, monkeypatch, inputs=inputs, variables=variables)
+    name = f"{inputs['artifact']['stem']}.squashfs.{inputs['deploy_id']}"
+    assert connection.files == [("/store/x.squashfs", f"/srv/shop/inbox/{name}")]
+    assert "image" not in connection.calls[0]["steps"][0]
+    assert connection.calls[1]["steps"][0]["image"] == name
+    assert connection.calls[1]["steps"][1]["config"]["secrets"] == {"KEY": SECRET}
+    assert found["sent"] == 5 << 20
+    assert SECRET not in json.dumps(found)
+
+
+def test_what_must_happen_follows_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Connection(refused(1), ok())
+    steps, always = [{"verb": "reconcile"}], [{"verb": "lease", "action": "release"}]
+    found = perform(connection, "settle", steps, monkeypatch, always=always)
+    assert found["verdict"] == "fail"
+    assert [[step["verb"] for step in call["steps"]] for call in connection.calls] == [
+        ["reconcile", "lease"],
+        ["lease"],
+    ]
+
+
+def test_patience_with_a_lease_that_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(action, "PAUSE", 0.0)
+    connection = Connection(refused(5), refused(5), ok(lease={"lease": {}}))
+    steps = [{"verb": "lease", "action": "take"}]
+    assert perform(connection, "preflight", steps, monkeypatch, patience=5)["verdict"] == "pass"
+    assert perform(Connection(refused(5)), "preflight", steps, monkeypatch)["verdict"] == "fail"
+
+
+def test_without_inputs_a_phase_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Connection()
+    found = perform(connection, "preflight", [], monkeypatch, inputs={})
+    assert found["failed"]
+    assert "--limit" in found["error"]["what"]
+    assert connection.calls == []
+
+
+# inputs
+
+
+def store(tmp_path: Path, content: bytes = b"image") -> tuple[Path, dict[str, Any]]:
+    stem = f"shop-{'a' * 40}-11111111"
+    image = {"file": f"{stem}.squashfs", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (tmp_path / image["file"]).write_bytes(content)
+    return tmp_path, {"artifact": stem, "image": image}
+
+
+def test_a_whole_image_passes(tmp_path: Path) -> None:
+    bluegreen_inputs.verify_image(*store(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"imag", b"imagE", b"image and more"])
+def test_a_damaged_image_is_refused(tmp_path: Path, content: bytes) -> None:
+    directory, manifest = store(tmp_path)
+    (directory / manifest["image"]["file"]).write_bytes(content)
+    with pytest.raises(Refused, match="damaged"):
+        bluegreen_inputs.verify_image(directory, manifest)
+
+
+def test_a_missing_image_is_refused(tmp_path: Path) -> None:
+    directory, manifest = store(tmp_path)
+    (directory / manifest["image"]["file"]).unlink()
+    with pytest.raises(Refused, match="cannot be read"):
+        bluegreen_inputs.verify_image(directory, manifest)
+
+
+# outcome
+
+
+def outcome(
+    hosts: dict[str, dict[str, Any]], inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    plugin = bluegreen_outcome.ActionModule.__new__(bluegreen_outcome.ActionModule)
+    plugin._task = SimpleNamespace(args={})
+    monkeypatch.setattr(bluegreen_outcome.ActionBase, "run", lambda *_: {})
+    hostvars = HostVars(hosts | {"localhost": {"__inputs_result": inputs}})
+    found: dict[str, Any] = plugin.run(None, {"hostvars": hostvars})
+    return found
+
+
+def test_a_run_that_did_not_get_there_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = {
+        host: {"__preflight_result": made.taken(made.LIVE_A), "__stage_result": made.failed()} for host in made.HOSTS
+    }
+    found = outcome(hosts, made.inputs(), monkeypatch)
+    assert found["failed"]
+    assert "Stage: web1, web2, web3: it broke" in found["msg"]
+
+
+def test_a_plan_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = {
+        host: {"__preflight_result": made.taken(made.LIVE_A), "__stage_result": made.answer()} for host in made.HOSTS
+    }
+    out = tmp_path / "plan.json"
+    found = outcome(hosts, made.inputs(check=True, plan_out=str(out)), monkeypatch)
+    assert not found["failed"]
+    assert json.loads(out.read_text())["hosts"]["web1"]["live"] == made.SHA[made.A]
+
+
+def test_status_names_hosts_that_do_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "s.json"
+    inputs = made.inputs("status", format="json", out=str(out))
+    hosts = {host: {"__status_result": made.answer("status", made.LIVE_A)} for host in made.HOSTS}
+    assert not outcome(hosts, inputs, monkeypatch)["failed"]
+    assert len(json.loads(out.read_text())["hosts"]) == 3
+    hosts["web2"]["__status_result"] = made.failed("unreachable")
+    found = outcome(hosts, inputs, monkeypatch)
+    assert found["failed"]
+    assert "web2" in found["msg"]
+
+
+@pytest.mark.parametrize(("status", "fails"), [(0, False), (1, True)])
+def test_the_exit_status_of_a_command_decides(status: int, fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = made.answer("manage", {"rc": status, "output": ["line"]})
+    inputs = made.inputs("manage", what="manage check", command="check")
+    found = outcome({"web1": {"__manage_result": answer}}, inputs, monkeypatch)
+    assert (found["failed"], found["lines"]) == (fails, ["line"])

@@ -1,0 +1,412 @@
+"""What the fleet may do next, where a rollback goes, and how a run ended."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugins.module_utils import bluegreen_fleet as fleets
+from plugins.module_utils.bluegreen_fleet import Fleet
+from plugins.module_utils.bluegreen_inputs import Refused
+
+HOSTS = ("web1", "web2", "web3")
+A, B, C = (letter * 12 + "-" + letter * 8 for letter in "abc")
+SHA = {identity: identity[0] * 40 for identity in (A, B, C)}
+
+
+def record(identity: str, fence: int, state: str = "confirmed", complete: bool = True) -> dict[str, Any]:
+    return {
+        "id": identity,
+        "sha": SHA[identity],
+        "state": state,
+        "confirmed_fence": fence,
+        "complete": complete,
+        "artifact": f"shop-{SHA[identity]}-11111111",
+    }
+
+
+def status(live: str | None, *records: dict[str, Any], idle: str | None = None, **more: Any) -> dict[str, Any]:
+    fences = {item["id"]: item["confirmed_fence"] for item in records}
+    return {
+        "live": {"release": live, "sha": SHA[live], "colour": "blue", "fence": fences.get(live, 0)} if live else None,
+        "idle": {"colour": "green", "release": idle, "sha": SHA.get(idle or ""), "running": bool(idle)},
+        "releases": list(records),
+        "pending": None,
+        "drift": [],
+    } | more
+
+
+def inputs(verb: str = "deploy", **more: Any) -> dict[str, Any]:
+    artifact = {"stem": f"shop-{SHA[B]}-11111111", "bytes": 5 << 20, "python": "3.13", "arch": "x86_64"}
+    return {
+        "verb": verb,
+        "app": "shop",
+        "deploy_id": "20260101T000000-abcdef",
+        "hosts": list(HOSTS),
+        "migration_host": "web1",
+        "sha": SHA[B],
+        "artifact": artifact,
+        "watch": 5.0,
+        "min_free_mb": 100,
+        "proven": True,
+    } | more
+
+
+def taken(status_: dict[str, Any], **machine: Any) -> dict[str, Any]:
+    about = {"pythons": ["3.13"], "arch": "x86_64", "free_mb": 1000, "free_inodes_pct": 50} | machine
+    lease = {"deploy_id": "20260101T000000-abcdef"}
+    return answer("lease", {"lease": lease, "fence": 7, "status": status_, "machine": about})
+
+
+def answer(step: str = "x", found: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    return {"verdict": "pass", "results": {step: found or {}}, "error": None} | more
+
+
+def failed(what: str = "it broke", code: int = 4, **more: Any) -> dict[str, Any]:
+    error = {"what": what, "why": "a reason", "next": "", "code": code}
+    return {"verdict": "fail", "results": {}, "error": error} | more
+
+
+LIVE_A = status(A, record(A, 5))
+
+
+def fleet(phases: dict[str, Any], asked: dict[str, Any] | None = None, before: dict[str, Any] | None = None) -> Fleet:
+    """`phases`: phase → one answer for all hosts, or host → answer. Preflight is passed unless given."""
+    phases = {"preflight": taken(before or LIVE_A)} | phases
+    variables: dict[str, dict[str, Any]] = {host: {} for host in HOSTS}
+    for phase, found in phases.items():
+        for host in HOSTS:
+            mine = found if "verdict" in found else found.get(host)
+            if mine is not None:
+                variables[host][f"__{phase}_result"] = mine
+    return fleets.build(asked or inputs(), HOSTS, variables)
+
+
+def staged(identity: str = B) -> dict[str, Any]:
+    return {"verdict": "pass", "results": {"stage": {"have": True}, "configure": {"release": identity}}, "error": None}
+
+
+UP_TO_SMOKE: dict[str, Any] = {
+    "stage": staged(),
+    "plan_migrations": {"web1": answer("migrate", {"pending": []})},
+    "start": answer("start", {"colour": "green"}),
+    "smoke": answer("smoke"),
+}
+SWITCHED: dict[str, Any] = UP_TO_SMOKE | {"switch": answer("route", {"colour": "green"})}
+CONFIRMED: dict[str, Any] = SWITCHED | {"watch": answer(), "confirm": answer()}
+
+
+def next_phases(state: Fleet) -> dict[str, list[str]]:
+    """Phase → the hosts it would run on now."""
+    return {phase: hosts for phase in fleets.PHASES if (hosts := fleets.phase_hosts(state, phase))}
+
+
+def test_a_phase_follows_when_every_host_passed() -> None:
+    assert fleets.phase_hosts(fleet(UP_TO_SMOKE), "switch") == list(HOSTS)
+
+
+@pytest.mark.parametrize("phase", ["stage", "start", "smoke"])
+@pytest.mark.parametrize("bad", [failed(), failed(code=0, unreachable=True), {"unreachable": True, "msg": "no route"}])
+def test_one_failed_host_stops_the_switch_everywhere(phase: str, bad: dict[str, Any]) -> None:
+    good = UP_TO_SMOKE[phase]
+    state = fleet(UP_TO_SMOKE | {phase: {"web1": good, "web2": bad, "web3": good}})
+    assert not fleets.phase_hosts(state, "switch")
+    assert not fleets.phase_hosts(state, "revert")
+    assert fleets.phase_hosts(state, "settle") == list(HOSTS)
+    assert fleets.ending(state) == "failed"
+
+
+def test_a_host_that_the_play_lost_counts_as_failed() -> None:
+    state = fleet(UP_TO_SMOKE | {"smoke": {"web1": answer(), "web2": answer()}})
+    assert [(problem.host, problem.phase) for problem in fleets.problems(state)] == [("web3", "smoke")]
+    assert not fleets.phase_hosts(state, "switch")
+
+
+def test_a_failed_switch_on_one_host_sends_all_back() -> None:
+    state = fleet(UP_TO_SMOKE | {"switch": {"web1": answer(), "web2": failed(), "web3": answer()}})
+    assert not fleets.phase_hosts(state, "watch")
+    assert not fleets.phase_hosts(state, "confirm")
+    assert fleets.phase_hosts(state, "revert") == list(HOSTS)
+    assert fleets.ending(state) == "reverted"
+
+
+def test_a_confirmation_that_one_host_missed_sends_all_back() -> None:
+    state = fleet(CONFIRMED | {"confirm": {"web1": answer(), "web2": {"unreachable": True}, "web3": answer()}})
+    assert fleets.phase_hosts(state, "revert") == list(HOSTS)
+
+
+def test_nothing_goes_back_after_a_good_deploy() -> None:
+    state = fleet(CONFIRMED)
+    assert fleets.phase_hosts(state, "revert") == []
+    assert fleets.ending(state) == "live"
+
+
+def test_a_failure_in_settle_does_not_change_the_outcome() -> None:
+    assert fleets.ending(fleet(CONFIRMED | {"settle": failed()})) == "live"
+
+
+def test_the_lease_is_released_only_where_it_was_taken() -> None:
+    refused = failed("somebody is at work", code=5)
+    state = fleet({"preflight": {"web1": refused, "web2": taken(LIVE_A), "web3": taken(LIVE_A)}})
+    assert next_phases(state) == {"preflight": list(HOSTS), "settle": ["web2", "web3"]}
+
+
+def test_of_two_runs_the_one_with_the_migration_host_waits_for_the_others_leases() -> None:
+    refused = failed("somebody is at work", code=5)
+    winner = fleet({"preflight": {"web1": taken(LIVE_A), "web2": refused, "web3": taken(LIVE_A)}})
+    loser = fleet({"preflight": {"web1": refused, "web2": taken(LIVE_A), "web3": refused}})
+    assert fleets.phase_hosts(winner, "preflight", "again") == ["web2"]
+    assert fleets.phase_hosts(loser, "preflight", "again") == []
+
+
+def test_migrations_run_on_the_migration_host_only_and_only_if_pending() -> None:
+    planned = {"stage": staged(), "plan_migrations": {"web1": answer("migrate", {"pending": ["shop.0002"]})}}
+    assert fleets.phase_hosts(fleet({"stage": staged()}), "plan_migrations") == ["web1"]
+    assert fleets.phase_hosts(fleet(planned), "migrate") == ["web1"]
+    assert fleets.phase_hosts(fleet(UP_TO_SMOKE), "migrate") == []
+
+
+def test_the_live_release_again_is_nothing_to_do() -> None:
+    state = fleet({"stage": staged(A)})
+    assert next_phases(state) == {"preflight": list(HOSTS), "stage": list(HOSTS), "settle": list(HOSTS)}
+    assert fleets.ending(state) == "nothing to do"
+
+
+def test_a_host_that_serves_something_else_makes_the_deploy_go_on() -> None:
+    mixed = {"web1": taken(LIVE_A), "web2": taken(status(B, record(A, 5), record(B, 6))), "web3": taken(LIVE_A)}
+    state = fleet({"preflight": mixed, "stage": staged(A)})
+    assert fleets.phase_hosts(state, "start") == list(HOSTS)
+
+
+def test_releases_that_differ_between_hosts_end_the_deploy() -> None:
+    state = fleet({"stage": {"web1": staged(B), "web2": staged(C), "web3": staged(B)}})
+    assert not fleets.phase_hosts(state, "start")
+
+
+def test_check_mode_changes_nothing() -> None:
+    state = fleet({"stage": answer("stage", {"have": False})}, inputs(check=True))
+    assert next_phases(state) == {"preflight": list(HOSTS), "stage": list(HOSTS)}
+    assert fleets.ending(state) == "planned"
+
+
+def test_without_a_watch_confirm_follows_the_switch() -> None:
+    state = fleet(SWITCHED, inputs(watch=0.0))
+    assert fleets.phase_hosts(state, "watch") == []
+    assert fleets.phase_hosts(state, "confirm") == list(HOSTS)
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        ({"arch": "aarch64"}, "built for x86_64"),
+        ({"pythons": ["3.11"]}, "needs Python 3.13"),
+        ({"free_mb": 104}, "nearly full"),
+        ({"free_inodes_pct": 1}, "inodes"),
+    ],
+)
+def test_an_unfit_machine_is_named(machine: dict[str, Any], words: str) -> None:
+    hosts = {"web1": taken(LIVE_A), "web2": taken(LIVE_A, **machine), "web3": taken(LIVE_A)}
+    state = fleet({"preflight": hosts})
+    (problem,) = fleets.problems(state)
+    assert (problem.host, words in problem.what) == ("web2", True)
+    assert fleets.ending(state) == "refused"
+
+
+def test_a_clock_that_is_wrong_and_a_pending_switch_are_refused() -> None:
+    wrong = taken(LIVE_A) | {"clock_skew": -90.0}
+    assert "90 s behind" in fleets.problems(fleet({"preflight": wrong}))[0].what
+    pending = taken(LIVE_A | {"pending": {"sha": SHA[C], "expires_in": 12.0}})
+    assert "12 s" in fleets.problems(fleet({"preflight": pending}))[0].why
+
+
+def test_a_bad_commit_needs_its_name() -> None:
+    marked = status(A, record(A, 5), record(B, 0, "bad"))
+    assert "bad" in fleets.problems(fleet({}, before=marked))[0].what
+    assert fleets.problems(fleet({}, inputs(retry_bad=True), marked)) == []
+
+
+def test_the_fence_is_higher_than_any_host_has_seen() -> None:
+    assert fleets.fence(fleet({})) == 8
+    assert fleets.fence(fleet({"preflight": {"web1": taken(LIVE_A)}})) is None
+
+
+# rollback
+
+HISTORY = (record(C, 7), record(B, 6), record(A, 5))
+
+
+def rollback(before: dict[str, Any], to: str | None = None, **phases: Any) -> Fleet:
+    return fleet(phases, inputs("rollback", to=to, watch=0.0), before)
+
+
+def test_a_warm_rollback_has_four_phases() -> None:
+    state = rollback(status(C, *HISTORY, idle=B))
+    assert next_phases(state) == {phase: list(HOSTS) for phase in ("preflight", "switch", "confirm", "settle")} | {
+        "confirm": list(HOSTS)
+    }
+    assert fleets.release(state) == B
+
+
+def test_a_cold_target_is_started_and_checked_first() -> None:
+    state = rollback(status(C, *HISTORY))
+    assert fleets.phase_hosts(state, "start") == list(HOSTS)
+    assert fleets.phase_hosts(state, "smoke") == list(HOSTS)
+    assert fleets.phase_hosts(state, "stage") == []
+
+
+@pytest.mark.parametrize(
+    ("before", "to", "words"),
+    [
+        (status(None), None, "nothing to roll back from"),
+        (status(A, record(A, 5)), None, "nothing to roll back to"),
+        (status(C, *HISTORY), "cccccc", "already live"),
+        (status(C, *HISTORY), "dddddd", "not possible"),
+        (status(C, record(C, 7), record(B, 6, "bad")), "bbbbbb", "not possible"),
+        (status(C, record(C, 7), record(B, 6, complete=False)), None, "nothing to roll back to"),
+    ],
+)
+def test_a_rollback_without_a_target_is_refused(before: dict[str, Any], to: str | None, words: str) -> None:
+    state = rollback(before, to)
+    assert words in fleets.problems(state)[0].what
+    assert fleets.phase_hosts(state, "switch") == []
+    assert fleets.ending(state) == "refused"
+
+
+def test_a_target_must_be_good_on_every_host() -> None:
+    statuses = {
+        "web1": status(C, *HISTORY),
+        "web2": status(C, record(C, 7), record(B, 6, "rolled_back"), record(A, 5)),
+        "web3": status(C, record(C, 7), record(A, 5)),
+    }
+    assert fleets.choose_target(statuses, None)["release"] == A
+    with pytest.raises(Refused, match="not possible"):
+        fleets.choose_target(statuses, "bbbbbb")
+
+
+def test_where_hosts_differ_the_newest_counts_as_live() -> None:
+    statuses = {"web1": status(C, *HISTORY), "web2": status(B, *HISTORY), "web3": status(C, *HISTORY)}
+    assert fleets.choose_target(statuses, None)["release"] == B
+
+
+STATES = st.sampled_from(["staged", "confirmed", "bad", "rolled_back"])
+FENCES = st.permutations([5, 6, 7])
+
+
+@st.composite
+def any_fleet(draw: st.DrawFn) -> dict[str, dict[str, Any]]:
+    """Hosts with any history; the order of confirmations is the same everywhere."""
+    order = dict(zip((A, B, C), draw(FENCES), strict=True))
+    found = {}
+    for host in HOSTS:
+        records = [
+            record(identity, order[identity], draw(STATES), draw(st.booleans()))
+            for identity in draw(st.lists(st.sampled_from([A, B, C]), unique=True, min_size=1))
+        ]
+        live = draw(st.sampled_from([item["id"] for item in records]))
+        found[host] = status(live, *records)
+    return found
+
+
+@given(any_fleet())
+def test_a_rollback_never_goes_where_it_must_not(statuses: dict[str, dict[str, Any]]) -> None:
+    try:
+        target = fleets.choose_target(statuses, None)["release"]
+    except Refused:
+        assert not fleets.candidates(statuses)
+        return
+    order = fleets.order_of(statuses)
+    newest = max(order[found["live"]["release"]] for found in statuses.values())
+    assert order[target] < newest
+    for found in statuses.values():
+        (item,) = [item for item in found["releases"] if item["id"] == target]
+        assert item["state"] == "confirmed"
+        assert item["complete"]
+    better = [other for other in fleets.candidates(statuses) if order[other] > order[target]]
+    assert better == []
+
+
+@given(any_fleet(), st.permutations(HOSTS))
+def test_the_target_does_not_depend_on_the_order_of_hosts(
+    statuses: dict[str, dict[str, Any]], order: tuple[str, ...]
+) -> None:
+    def choose(hosts: tuple[str, ...]) -> str:
+        try:
+            return str(fleets.choose_target({host: statuses[host] for host in hosts}, None)["release"])
+        except Refused as refusal:
+            return refusal.what
+
+    assert choose(HOSTS) == choose(tuple(order))
+
+
+VERDICTS = st.sampled_from(["pass", "fail", "lost"])
+LATE = ("switch", "watch", "confirm")
+
+
+@given(st.lists(st.tuples(VERDICTS, VERDICTS, VERDICTS), min_size=3, max_size=3))
+def test_after_a_switch_the_fleet_is_confirmed_or_sent_back(rows: list[tuple[str, str, str]]) -> None:
+    """Whatever the hosts answer, in order: never neither, never both."""
+    phases: dict[str, Any] = dict(UP_TO_SMOKE)
+    for phase, row in zip(LATE, rows, strict=True):
+        if fleets.phase_hosts(fleet(phases), phase):
+            made = {"pass": answer(), "fail": failed(), "lost": None}
+            phases[phase] = {host: made[verdict] for host, verdict in zip(HOSTS, row, strict=True)}
+    state = fleet(phases)
+    switched = any(phases.get("switch", {}).values())
+    back = fleets.phase_hosts(state, "revert")
+    assert (fleets.ending(state) == "live") == fleets.confirmed(state)
+    assert back == ([] if fleets.confirmed(state) or not switched else list(HOSTS))
+
+
+# steps
+
+
+def prepare(state: Fleet, host: str, *steps: dict[str, Any], **given_: Any) -> list[dict[str, Any]]:
+    return fleets.prepare(steps, state, host, given_)
+
+
+def test_a_batch_uses_the_release_it_makes() -> None:
+    calls = prepare(fleet({}), "web1", {"verb": "configure"}, {"verb": "check"}, config={"env": {}})
+    assert calls[1]["release"] == {"from": "configure", "key": "release"}
+
+
+def test_later_phases_name_the_release_all_hosts_made() -> None:
+    (call,) = prepare(fleet({"stage": staged()}), "web2", {"verb": "route", "share": 100, "ttl": 3})
+    assert (call["release"], call["kind"], call["fresh"]) == (B, "deploy", False)
+    assert call["ttl"] == 35.0  # never during the watch
+
+
+def test_a_session_goes_to_the_hosts_that_did_not_sign_in() -> None:
+    step = {"verb": "smoke", "target": "live", "session": "shared"}
+    state = fleet({"stage": staged()})
+    assert [prepare(state, host, dict(step), session={"s": "1"})[0]["session"] for host in HOSTS[:2]] == [
+        None,
+        {"s": "1"},
+    ]
+
+
+def test_a_revert_blames_the_release_only_for_what_it_did() -> None:
+    broken = fleet(UP_TO_SMOKE | {"switch": {"web1": answer(), "web2": failed(), "web3": answer()}})
+    lost = fleet(UP_TO_SMOKE | {"switch": {"web1": answer(), "web2": {"unreachable": True}, "web3": answer()}})
+    assert [prepare(state, "web1", {"verb": "revert"})[0]["bad"] for state in (broken, lost)] == [True, False]
+
+
+def test_steps_with_a_condition() -> None:
+    steps = [{"verb": "processes", "only": "serving"}, {"verb": "prune", "only": "deployed"}, {"verb": "note"}]
+    assert [call["verb"] for call in prepare(fleet(UP_TO_SMOKE), "web1", *steps)] == ["note"]
+    assert [call["verb"] for call in prepare(fleet(CONFIRMED), "web1", *steps)] == ["processes", "prune", "note"]
+    with pytest.raises(ValueError, match="not a condition"):
+        fleets.holds(fleet({}), "sometimes", "web1")
+
+
+def test_an_unknown_phase_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="not a phase"):
+        fleets.runs(fleet({}), "canary", "web1")
+
+
+def test_a_fleet_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        fleet({}).hosts = ()  # type: ignore[misc]

@@ -1,0 +1,174 @@
+"""What a person types: taken as it stands, or refused in one line."""
+
+from __future__ import annotations
+
+import datetime
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugins.module_utils import bluegreen_inputs as asked
+from plugins.module_utils.bluegreen_inputs import Refused
+
+NASTY = [
+    "abc",
+    "zzzzzz",
+    "abc 123",
+    "abc123\n",
+    "{{ 7 * 7 }}",
+    "$(id)",
+    "a" * 41,
+    "abc123;id",
+    "../../etc",
+    "АВС123",
+    123456,
+    ["abc123"],
+]
+
+
+@pytest.mark.parametrize("value", NASTY)
+def test_a_rollback_target_that_is_none(value: object) -> None:
+    with pytest.raises(Refused) as refusal:
+        asked.check_target(value)
+    assert refusal.value.todo
+
+
+@given(st.text(string.hexdigits, min_size=6, max_size=40))
+def test_every_sha_is_a_target(sha: str) -> None:
+    assert asked.check_target(sha) == sha.lower()
+
+
+@given(st.text())
+def test_no_other_text_gets_through(text: str) -> None:
+    refused = ""
+    try:
+        found = asked.check_target(text) or ""
+    except Refused as refusal:
+        found, refused = "", asked.in_one_line(refusal)
+    assert set(found) <= set(string.hexdigits + "-")
+    assert "\n" not in refused
+
+
+def test_a_duration() -> None:
+    assert [asked.check_seconds("watch", value, 30) for value in (None, "", "0", 5, "2.5")] == [30, 30, 0.0, 5.0, 2.5]
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "1e3", "{{ 3 }}", True, "99999", "5\n"])
+def test_a_duration_that_is_none(value: object) -> None:
+    with pytest.raises(Refused, match="watch"):
+        asked.check_seconds("watch", value, 30)
+
+
+def test_a_yes_or_no() -> None:
+    assert [asked.check_flag("x", value) for value in (None, True, "true", "no", False)] == [
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
+    with pytest.raises(Refused):
+        asked.check_flag("x", "perhaps")
+
+
+def test_a_canary_is_not_available_yet() -> None:
+    asked.check_canary("0")
+    with pytest.raises(Refused, match="canary"):
+        asked.check_canary("5")
+
+
+@pytest.mark.parametrize("value", ["{{ x }}", "a\nb", 5])
+def test_a_file_name_that_is_none(value: object) -> None:
+    with pytest.raises(Refused):
+        asked.check_path("out", value)
+
+
+def test_a_command_is_taken_whole() -> None:
+    # Ansible would make `--deploy` a stray word of it
+    assert asked.typed("command", ["sha=abc", "command=check --deploy"]) == "check --deploy"
+    assert asked.typed("command", ["command='shell -c \"print(1)\"'"]) == 'shell -c "print(1)"'
+    assert asked.typed("command", ["commander=x"]) is None
+
+
+def test_stray_words_are_refused() -> None:
+    asked.check_stray(None, "deploy")
+    with pytest.raises(Refused, match="def"):
+        asked.check_stray("def", "deploy")
+
+
+def test_a_limit_is_refused() -> None:
+    asked.check_limit(None, "deploy")
+    with pytest.raises(Refused, match="--limit"):
+        asked.check_limit("web1", "deploy")
+
+
+def test_the_migration_host_is_an_app_server() -> None:
+    assert asked.check_hosts(["web2", "web1"], None) == "web1"
+    assert asked.check_hosts(["web2", "web1"], "web2") == "web2"
+    for hosts, chosen in ([], None), (["web1"], "db1"):
+        with pytest.raises(Refused):
+            asked.check_hosts(hosts, chosen)
+
+
+def test_the_configuration_of_a_release() -> None:
+    values = {
+        "app_wsgi": "shop.wsgi:app",
+        "app_asgi": "",
+        "app_workers": "4",
+        "app_secrets": {"KEY": "x"},
+        "app_domain": "d",
+    }
+    found = asked.config(values)
+    assert found == {"wsgi": "shop.wsgi:app", "workers": 4, "secrets": {"KEY": "x"}}
+
+
+def test_values_become_plain() -> None:
+    class Tagged(str):
+        __slots__ = ()
+
+    found = asked.plain({"a": [Tagged("x"), True, 3, 1.5, None]})
+    assert type(found["a"][0]) is str
+    assert found == {"a": ["x", True, 3, 1.5, None]}
+
+
+def test_whether_anything_signs_in() -> None:
+    assert asked.signs_in([{"name": "in", "session": "start"}])
+    assert not asked.signs_in([{"name": "home", "path": "/"}])
+
+
+def test_the_name_and_the_holder_of_a_run() -> None:
+    now = datetime.datetime(2026, 11, 21, 3, 0, tzinfo=datetime.UTC)
+    assert asked.deploy_id(now, "abcdef") == "20261121T030000-abcdef"
+    assert asked.holder("ann", "laptop", {}) == "ann@laptop"
+    run = {"GITHUB_SERVER_URL": "https://git.example", "GITHUB_REPOSITORY": "shop/shop", "GITHUB_RUN_ID": "7"}
+    assert asked.holder("ci", "runner", run) == "ci@runner (https://git.example/shop/shop/actions/runs/7)"
+
+
+@pytest.mark.parametrize(
+    ("line", "what", "why", "todo"),
+    [
+        (
+            "abc is ambiguous: it begins a and b; give more characters",
+            "abc is ambiguous",
+            "it begins a and b",
+            "give more characters",
+        ),
+        ("no artifact", "no artifact", "", "ansible-playbook deploy.yml -e sha=<6 to 40 hex characters>"),
+    ],
+)
+def test_a_refused_artifact(line: str, what: str, why: str, todo: str) -> None:
+    refusal = asked.artifact_refusal(line)
+    assert (refusal.what, refusal.why, refusal.todo) == (what, why, todo)
+
+
+def test_settings_that_cannot_work() -> None:
+    refusal = asked.settings_refusal(["app_domain is not set: set it in group_vars/all/app.yml"])
+    assert (refusal.what, refusal.todo) == ("app_domain is not set", "set it in group_vars/all/app.yml")
+
+
+@pytest.mark.parametrize("value", [None, "", "Shop", "shop {{ x }}", 5])
+def test_a_name_that_is_none(value: object) -> None:
+    with pytest.raises(Refused, match="app_name"):
+        asked.check_app(value)

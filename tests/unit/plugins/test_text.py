@@ -1,0 +1,133 @@
+"""What the operator reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from plugins.module_utils import bluegreen_fleet as fleets
+from plugins.module_utils import bluegreen_text as text
+from tests.unit.plugins import test_fleet as made
+
+SWITCH_FAILED = made.UP_TO_SMOKE | {"switch": {"web1": made.answer(), "web2": made.failed(), "web3": made.answer()}}
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.04, "0.0 s"), (2.14, "2.1 s"), (75, "75 s"), (200, "3 min 20 s")])
+def test_durations(value: float, words: str) -> None:
+    assert text.seconds(value) == words
+
+
+def test_a_phase_is_one_line() -> None:
+    line = text.phase_line("Stage", 3, 2.13, "image 25 MB sent to web1, web2")
+    assert line == "  Stage           3 hosts       2.1 s   image 25 MB sent to web1, web2"
+
+
+def test_a_failure_is_three_lines_whatever_the_host_said() -> None:
+    lines = text.failure_lines("it\nbroke", "\x1b[31mred", "")
+    assert [line.split()[0] for line in lines] == ["FAILED", "why", "next"]
+    assert not any("\n" in line or "\x1b" in line for line in lines)
+
+
+def test_names_beyond_a_few_are_a_number() -> None:
+    assert text.listed(["a", "b", "c"], 2) == "a, b and 1 more"
+
+
+@pytest.mark.parametrize(
+    ("phase", "answers", "words"),
+    [
+        (
+            "stage",
+            {"web2": [made.answer(sent=25_000_000)], "web1": [made.answer(sent=25_000_000)]},
+            "image 25 MB sent to web1, web2",
+        ),
+        ("stage", {"web1": [made.answer("stage", {"have": True})]}, "image already there"),
+        ("stage", {"web1": [made.answer("stage", {"have": False})]}, "the image goes to web1"),
+        ("preflight", {"web1": [made.taken(made.LIVE_A)]}, "live aaaaaaaaaaaa"),
+        ("preflight", {"web1": [made.taken(made.status(None))]}, "nothing is live yet"),
+        (
+            "plan_migrations",
+            {"web1": [made.answer("migrate", {"pending": ["s.0002", "s.0003"]})]},
+            "2 migrations: s.0002, s.0003",
+        ),
+        ("plan_migrations", {"web1": [made.answer("migrate", {"pending": []})]}, "no migrations"),
+        ("start", {"web1": [made.answer("start", {"colour": "green", "already_running": True})]}, "green, was running"),
+        ("switch", {"web1": [made.answer("route", {"colour": "green"})]}, "100 % to green"),
+        ("revert", {"web1": [made.answer("revert", {"live": {"sha": "a" * 40}})]}, "back on aaaaaaaaaaaa"),
+        (
+            "smoke",
+            {"web1": [made.answer("live", {"proven": False})]},
+            "all checks passed; live release: not proven (no signed-in check)",
+        ),
+        ("switch", {"web1": [made.answer()], "web2": [made.failed()]}, "failed on web2"),
+    ],
+)  # fmt: skip
+def test_what_a_phase_did(phase: str, answers: dict[str, list[dict[str, object]]], words: str) -> None:
+    assert text.phase_detail(phase, answers) == words
+
+
+def test_a_good_deploy_ends_in_one_line() -> None:
+    found = text.outcome(made.fleet(made.CONFIRMED))
+    assert found["ok"]
+    assert found["line"].startswith("shop: bbbbbbbbbbbb is live on 3 hosts ({time}; previous aaaaaaaaaaaa is kept")
+
+
+def test_what_was_not_proven_is_said() -> None:
+    found = text.outcome(made.fleet(made.CONFIRMED, made.inputs(proven=False)))
+    assert found["notes"][0].startswith("not proven")
+
+
+def test_a_failed_switch_says_what_serves_now() -> None:
+    back = made.answer("revert", {"reverted": True})
+    found = text.outcome(made.fleet(SWITCH_FAILED | {"revert": back}))
+    assert not found["ok"]
+    assert found["failure"]["what"] == "Switch: web2: it broke · every host went back to aaaaaaaaaaaa"
+    assert found["failure"]["why"] == "a reason"
+
+
+def test_a_host_that_could_not_be_sent_back_is_named() -> None:
+    back = {"web1": made.answer(), "web2": {"unreachable": True}, "web3": made.answer()}
+    found = text.outcome(made.fleet(SWITCH_FAILED | {"revert": back}))
+    assert "web2 did not answer and goes back by itself" in found["failure"]["what"]
+
+
+def test_a_refusal_changes_nothing() -> None:
+    found = text.outcome(made.rollback(made.status(made.A, made.record(made.A, 5))))
+    assert found["ending"] == "refused"
+    assert "nothing was changed" in found["failure"]["what"]
+
+
+def test_nothing_to_do_and_repaired_drift() -> None:
+    same = {"stage": made.staged(made.A)}
+    asked = made.inputs(sha=made.SHA[made.A])
+    assert "nothing to do, aaaaaaaaaaaa is live" in text.outcome(made.fleet(same, asked))["line"]
+    drifted = made.fleet(same, asked, made.LIVE_A | {"drift": ["the route is wrong"]})
+    assert "drift repaired on web1, web2, web3" in text.outcome(drifted)["line"]
+
+
+def test_the_plan() -> None:
+    state = made.fleet({"stage": made.answer("stage", {"have": False})}, made.inputs(check=True))
+    plan = text.plan(state)
+    assert plan["hosts"]["web1"]["needs_image"]
+    lines = text.plan_lines(plan)
+    assert lines[0] == "Plan: deploy shop to bbbbbbbbbbbb on 3 hosts"
+    assert "known once the release is on the host" in "\n".join(lines)
+    assert fleets.ending(state) == "planned"
+
+
+def test_the_status_table() -> None:
+    good = made.answer("status", made.status(made.B, *made.HISTORY, idle=made.A) | {"share": {"blue": 100, "green": 0}})
+    busy = made.answer("status", made.LIVE_A | {
+        "lease": {"holder": "ann@laptop", "since": "2026-11-21T03:00:00Z", "what": "deploy bbb"},
+        "pending": {"sha": "b" * 40, "expires_in": 9.0}, "drift": ["the route is wrong"]})  # fmt: skip
+    rows = text.status_rows({"web1": good, "web2": busy, "web3": made.failed("unreachable", why="x")})
+    table = text.status_table(rows)
+    assert table[0].split() == list(text.COLUMNS)
+    assert "aaaaaaaaaaaa warm" in table[1]
+    below = "\n".join(table[4:])
+    for words in (
+        "ann@laptop is at work",
+        "goes back in 9 s",
+        "the route is wrong",
+        "web3: unreachable",
+        "different releases",
+    ):
+        assert words in below
