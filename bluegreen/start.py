@@ -167,9 +167,8 @@ def abandon(context: Context) -> dict[str, Any]:
     record = state.record(name) if name else None
     if context.dry_run or name is None or (record and record.state == "confirmed" and is_active(context.app, colour)):
         return {"abandoned": None, "warming": None}
-    processes.stop(context, colour, wait=True)
-    units.systemctl("stop", units.web_unit(context.app, colour), check=False, timeout=300)
-    units.systemctl("reset-failed", units.web_unit(context.app, colour), check=False)
+    # after a revert it may still answer somebody
+    stop_colour(context, colour, context.config.drain_ceiling)
     before = live.previous if live else None
     warming = str(before["release"]) if before and release.complete(paths, str(before["release"])) else None
     if warming and (known := state.record(warming)) and known.state == "confirmed":

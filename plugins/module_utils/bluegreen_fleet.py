@@ -436,6 +436,8 @@ def holds(fleet: Fleet, condition: str, host: str) -> bool:
         return confirmed(fleet) and not fleet.rollback
     if condition == "serving":
         return confirmed(fleet) or nothing_to_do(fleet)
+    if condition == "failed":
+        return bool(fleet.of("start", host)) and not confirmed(fleet)
     if condition == "drift":
         return bool(fleet.status(host).get("drift"))
     if condition == "had_live":
