@@ -1,0 +1,162 @@
+"""The lines that name what is wrong with the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from bluegreen_settings import settings_problems
+from hypothesis import given
+from hypothesis import strategies as st
+
+GOOD: dict[str, Any] = {
+    "app_name": "orders",
+    "app_domain": "orders.example.org",
+    "app_settings_module": "orders.settings",
+    "app_wsgi": "orders.wsgi:application",
+}
+GROUPS = {"app_servers": ["web1", "web2"]}
+
+
+def problems(groups: Mapping[str, list[str]] = GROUPS, **changes: Any) -> list[str]:
+    values = {name: value for name, value in {**GOOD, **changes}.items() if value is not Ellipsis}
+    return settings_problems(values, groups)
+
+
+def test_the_shortest_good_settings_have_no_problem() -> None:
+    assert problems() == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"app_wsgi": ..., "app_asgi": "orders.asgi:application"},
+        {"app_domain": "192.0.2.7", "app_domain_aliases": ["shop.example.org"]},
+        {"app_workers": "4"},  # -e app_workers=4
+        {"app_https": "true"},
+        {
+            "app_processes": {
+                "worker": {"command": "celery", "count": 2},
+                "beat": {"command": "beat", "singleton": True},
+            }
+        },
+        {"app_secrets": {"SECRET_KEY": "x", "SIGNING": {"value": "y", "as": "file"}}},
+        {"app_tls_certificate": "/etc/ssl/a.pem", "app_tls_key": "/etc/ssl/a.key"},
+        {"app_static_url": "https://static.example.org/", "app_media_url": "/media/"},
+        {"migration_host": "web2"},
+        {"deploy_authorized_keys": ["ssh-ed25519 " + "A" * 68 + " somebody"]},
+        {"app_trusted_proxies": ["192.0.2.0/24", "2001:db8::1"]},
+    ],
+)
+def test_good_settings(changes: dict[str, Any]) -> None:
+    assert problems(**changes) == []
+
+
+@pytest.mark.parametrize("name", ["app_name", "app_domain", "app_settings_module"])
+@pytest.mark.parametrize("value", [..., None, ""])
+def test_a_missing_setting_is_named_with_its_file(name: str, value: object) -> None:
+    line = f"{name} is not set: set it in group_vars/all/app.yml or inventories/<environment>/group_vars/app_servers/"
+    assert problems(**{name: value}) == [line]
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"app_name": "Orders"}, "app_name is 'Orders'"),
+        ({"app_name": "orders\n"}, "app_name is"),
+        ({"app_name": "orders-blue"}, "must not end in -blue"),
+        ({"app_name": "postgres"}, "taken on every host"),
+        ({"app_name": 7}, "app_name must be a string, not a whole number"),
+        ({"app_wsgi": ...}, "app_wsgi and app_asgi are both unset"),
+        ({"app_asgi": "a.b:c"}, "app_wsgi and app_asgi are both set"),
+        ({"app_wsgi": "orders.wsgi"}, "must look like package.module:application"),
+        ({"app_domain": "https://orders.example.org"}, "a host name has no scheme"),
+        ({"app_domain_aliases": "www.example.org"}, "app_domain_aliases must be a list, not a string"),
+        ({"app_domain_aliases": ["a b"]}, "app_domain_aliases has 'a b'"),
+        ({"app_workers": "two"}, "app_workers must be a whole number, not a string"),
+        ({"app_workers": True}, "app_workers must be a whole number, not true or false"),
+        ({"app_workers": 0}, "app_workers must be at least 1"),
+        ({"app_port": 70000}, "the last port"),
+        ({"app_python": "3.12"}, 'it must be "3.13" (Debian 13)'),
+        ({"app_python": 3.13}, "app_python must be a string"),
+        ({"app_env": ["A=1"]}, "app_env must be a mapping"),
+        ({"app_env": {"A-B": "1"}}, "has the name 'A-B'"),
+        ({"app_env": {"A": {"b": 1}}}, "app_env A must be a string"),
+        ({"app_files": {"../x.py": ""}}, "relative path"),
+        ({"app_writable_dirs": ["/srv"]}, "relative path"),
+        ({"app_static_url": "static"}, "must begin and end with a slash"),
+        ({"app_static_url": "/"}, "must begin and end with a slash"),
+        ({"app_max_body": "100 MB"}, "nginx's notation"),
+        ({"app_tls_certificate": "/etc/a.pem"}, "app_tls_certificate is set and app_tls_key is not"),
+        ({"app_tls_key": "/etc/a.key"}, "app_tls_key is set and app_tls_certificate is not"),
+        ({"app_tls_key": "a.key", "app_tls_certificate": "/a.pem"}, "absolute path"),
+        ({"app_processes": {"My-Worker": {"command": "x"}}}, "has the name 'My-Worker'"),
+        ({"app_processes": {"worker": {}}}, "worker needs a command"),
+        ({"app_processes": {"worker": {"command": "x", "cuont": 2}}}, "unknown key 'cuont'"),
+        ({"app_processes": {"worker": {"command": "x", "count": 0}}}, "count must be at least 1"),
+        ({"app_processes": {"beat": {"command": "x", "singleton": True, "count": 2}}}, "a singleton runs once"),
+        ({"app_smoke": [{"name": "home"}]}, "entry 1 needs a path"),
+        ({"deploy_user": "root"}, "must not be root"),
+        ({"deploy_authorized_keys": ["-----BEGIN OPENSSH PRIVATE KEY-----"]}, "entry 1 is not a public SSH key"),
+        ({"migration_host": "web9"}, "choose one of web1, web2"),
+        ({"app_trusted_proxies": ["proxy"]}, "must be an address or a network"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(changes: dict[str, Any], part: str) -> None:
+    found = problems(**changes)
+    assert len(found) == 1
+    assert part in found[0]
+    assert found[0].isprintable()
+
+
+@pytest.mark.parametrize(("group", "name"), [("databases", "database_password"), ("caches", "cache_password")])
+def test_a_group_needs_its_password(group: str, name: str) -> None:
+    groups = {**GROUPS, group: ["db1"]}
+    where = "group_vars/all/secrets.yml or inventories/<environment>/group_vars/app_servers/"
+    assert problems(groups) == [f"{name} is not set, and the inventory has {group}: set it in {where}"]
+    assert problems(groups, **{name: "secret"}) == []
+
+
+def test_one_port_for_two_servers_is_refused() -> None:
+    groups = {**GROUPS, "load_balancers": ["web1"]}
+    assert "web1 is an app server and a load balancer" in problems(groups)[0]
+    assert problems(groups, app_port=8080) == []
+
+
+def test_no_secret_is_shown() -> None:
+    found = problems(
+        app_secrets={"KEY": ["hunter2"], "FILE": {"value": 5, "as": "hunter2"}}, database_password=["hunter2"]
+    )
+    assert len(found) == 3
+    assert "hunter2" not in " ".join(found)
+
+
+def test_a_value_that_cannot_be_computed_is_named() -> None:
+    class Values(Mapping[str, Any]):
+        def __getitem__(self, name: str) -> object:
+            if name == "app_env":
+                raise RuntimeError("'vault_x' is undefined.\nmore")
+            return GOOD[name]
+
+        def __iter__(self) -> Iterator[str]:
+            return iter([*GOOD, "app_env"])
+
+        def __len__(self) -> int:
+            return len(GOOD) + 1
+
+    line = "app_env cannot be computed: 'vault_x' is undefined: correct it in group_vars/all/app.yml"
+    assert settings_problems(Values(), GROUPS)[0].startswith(line)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted({*GOOD, "app_env", "app_processes", "app_port", "app_smoke"})),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(),
+            lambda some: st.lists(some) | st.dictionaries(st.text(), some),
+        ),
+    )
+)
+def test_anything_gives_lines_and_no_exception(values: dict[str, Any]) -> None:
+    assert all(isinstance(line, str) and line for line in settings_problems(values, GROUPS))
