@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "shared"))
 
-from promises import EVIDENCE, Deployment, deployment  # noqa: E402  the path first
+from promises import EVIDENCE, Deployment, deployment
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.fixture(autouse=True)
-def _only_this_tests_evidence() -> Iterator[None]:
+def _only_this_tests_evidence() -> None:
     """Evidence of earlier tests would mislead."""
     EVIDENCE.ran.clear()
-    yield

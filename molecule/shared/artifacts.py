@@ -19,10 +19,13 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 WORK = REPO / ".cache" / "test"
 STORE = WORK / "artifacts"
+# Of two artifacts of one commit a deploy takes the newest: those for another Python have a store of their own.
+OTHER_STORE = WORK / "artifacts-other-python"
+KNOWN = WORK / "releases.json"
 INVENTORIES = REPO / "molecule" / "shared" / "inventories"
 
 # What decides how an artifact turns out, beside the application itself.
-BUILDER = ("scripts/build-artifact", "scripts/support/artifact", "scripts/support/example_repo.py", "molecule/shared/artifacts.py")
+BUILDER = ("scripts/build-artifact", "scripts/support/artifact", "scripts/support/example_repo.py")
 
 FAILING_MIGRATION = '''"""Fails after a change: nothing of it may stay."""
 
@@ -50,6 +53,7 @@ class Release:
     rev: str
     settings: str
     python: str
+    store: Path = STORE
 
 
 RELEASES = {
@@ -57,8 +61,7 @@ RELEASES = {
     "migration_fails": Release("orders", "migration_fails", "fleet", "3.13"),
     **{name: Release("notes", name, "vm", "3.11") for name in ("n1", "n2", "n3")},
     # The second application beside the first, on Debian 13 hosts.
-    "n1_313": Release("notes", "n1", "vm", "3.13"),
-    "n2_313": Release("notes", "n2", "vm", "3.13"),
+    **{f"{name}_313": Release("notes", name, "vm", "3.13", OTHER_STORE) for name in ("n1", "n2")},
 }
 
 
@@ -75,7 +78,7 @@ def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
 
 def digest(app: str) -> str:
     """Digest of everything an application's repository and artifacts are made from."""
-    found = hashlib.sha256()
+    found = hashlib.sha256(FAILING_MIGRATION.encode())
     for name in (*BUILDER, f"examples/{app}"):
         top = REPO / name
         paths = [top] if top.is_file() else sorted(path for path in top.rglob("*") if path.is_file())
@@ -91,9 +94,9 @@ def make_repository(app: str) -> Path:
     if stamp.exists() and stamp.read_text() == wanted:
         return target
     shutil.rmtree(target, ignore_errors=True)
-    for path in STORE.glob(f"{app}-*"):
+    for path in (path for store in (STORE, OTHER_STORE) for path in store.glob(f"{app}-*")):
         path.unlink()
-    (WORK / "releases.json").unlink(missing_ok=True)
+    KNOWN.write_text(json.dumps({name: item for name, item in known().items() if RELEASES[name].app != app}, indent=2))
     run(REPO / "scripts" / "example-repo", target, "--app", app)
     if app == "orders":
         add_failing_migration(target)
@@ -103,8 +106,10 @@ def make_repository(app: str) -> Path:
 
 def add_failing_migration(repository: Path) -> None:
     """A commit after r2 whose migration fails half way."""
-    moment = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
-              for what, value in (("NAME", "Tests"), ("EMAIL", "tests@example.org"), ("DATE", "2026-03-02T09:00:00+00:00"))}  # fmt: skip
+    moment = {}
+    for who in ("AUTHOR", "COMMITTER"):
+        moment |= {f"GIT_{who}_NAME": "Tests", f"GIT_{who}_EMAIL": "tests@example.org"}
+        moment[f"GIT_{who}_DATE"] = "2026-03-02T09:00:00+00:00"
     git = ("git", "-C", str(repository))
     run(*git, "checkout", "--quiet", "--detach", "r2")
     place = repository / "orders" / "migrations" / "0004_fails.py"
@@ -121,28 +126,32 @@ def build(name: str) -> dict[str, str]:
     settings = INVENTORIES / release.settings / "group_vars" / "app_servers" / "app.yml"
     answer = run(
         REPO / "scripts" / "build-artifact",
-        *("--settings", settings, "--source", WORK / release.app, "--rev", release.rev, "--store", STORE),
+        *("--settings", settings, "--source", WORK / release.app, "--rev", release.rev, "--store", release.store),
         *("--set", f"app_python={release.python}", "--format", "json"),
     )
     found = json.loads(answer)
     return {"sha": found["sha"], "stem": found["artifact"]}
 
 
-def ensure(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Make what is missing of these releases; every known release with its sha and artifact."""
+def known() -> dict[str, dict[str, str]]:
+    """The releases that are built: name → {sha, stem}."""
+    found: dict[str, dict[str, str]] = json.loads(KNOWN.read_text()) if KNOWN.exists() else {}
+    return found
+
+
+def ensure(names: Iterable[str]) -> None:
+    """Make what is missing of these releases."""
     WORK.mkdir(parents=True, exist_ok=True)
-    known_file = WORK / "releases.json"
     for app in sorted({RELEASES[name].app for name in names}):
         make_repository(app)
-    known: dict[str, dict[str, str]] = json.loads(known_file.read_text()) if known_file.exists() else {}
     for name in names:
-        if name in known and (STORE / f"{known[name]['stem']}.squashfs").exists():
+        item = known().get(name)
+        if item and (RELEASES[name].store / f"{item['stem']}.squashfs").exists():
             continue
         started = time.monotonic()
-        known[name] = build(name)
-        known_file.write_text(json.dumps(known, indent=2) + "\n")
-        print(f"{name}: {known[name]['stem']} ({time.monotonic() - started:.1f} s)", flush=True)
-    return known
+        item = build(name)
+        KNOWN.write_text(json.dumps(known() | {name: item}, indent=2) + "\n")
+        print(f"{name}: {item['stem']} ({time.monotonic() - started:.1f} s)", flush=True)
 
 
 if __name__ == "__main__":

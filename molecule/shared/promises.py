@@ -1,4 +1,4 @@
-"""What scenarios use to state promises: playbooks run as a person types them, hosts are asked over SSH, traffic is judged.
+"""What scenarios state promises with: playbooks as a person types them, hosts asked over SSH, traffic judged.
 
 Nothing here waits for a fixed time: `until` waits for a condition, with a deadline.
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 import testinfra
 import yaml
+
 from support.example_fleet import release_at
 from support.load import Load, LoadThread, parse_profile, parse_target, summary
 
@@ -31,7 +32,10 @@ LOGS = REPO / ".cache" / "test" / "playbooks"
 INVENTORIES = REPO / "molecule" / "shared" / "inventories"
 RELEASES = REPO / ".cache" / "test" / "releases.json"
 
-SSH_OPTIONS = f"-o UserKnownHostsFile='\"{STATE / 'known_hosts'}\"' -o StrictHostKeyChecking=yes -o IdentitiesOnly=yes -o BatchMode=yes"
+SSH_OPTIONS = (
+    f"-o UserKnownHostsFile='\"{STATE / 'known_hosts'}\"' -o StrictHostKeyChecking=yes"
+    " -o IdentitiesOnly=yes -o BatchMode=yes"
+)
 
 # What visitors do; nothing of it leaves anything behind in the database.
 VISITS: dict[str, list[dict[str, Any]]] = {
@@ -77,7 +81,9 @@ class Ran:
 
     def tail(self, count: int = 40) -> str:
         """The command and the end of what it wrote."""
-        return "\n".join([f"$ {self.command}", *self.lines[-count:], f"(exit status {self.status}, {self.seconds:.1f} s)"])
+        return "\n".join(
+            [f"$ {self.command}", *self.lines[-count:], f"(exit status {self.status}, {self.seconds:.1f} s)"]
+        )
 
 
 @dataclass
@@ -187,7 +193,9 @@ class Deployment:
         command = self.command(playbook, *words, **extra)
         LOGS.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        with tempfile.NamedTemporaryFile("w+", prefix=f"{Path(playbook).stem}-", suffix=".log", dir=LOGS, delete=False) as log:
+        with tempfile.NamedTemporaryFile(
+            "w+", prefix=f"{Path(playbook).stem}-", suffix=".log", dir=LOGS, delete=False
+        ) as log:
             # A session of its own, and a file: nothing that the playbook leaves behind can hold us up.
             process = subprocess.Popen(
                 command,
@@ -213,7 +221,9 @@ class Deployment:
     def start(self, playbook: str, *words: str, **extra: object) -> subprocess.Popen[bytes]:
         """Start a playbook and do not wait for it; end it with `kill`."""
         LOGS.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", prefix=f"{Path(playbook).stem}-", suffix=".log", dir=LOGS, delete=False) as log:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix=f"{Path(playbook).stem}-", suffix=".log", dir=LOGS, delete=False
+        ) as log:
             return subprocess.Popen(
                 self.command(playbook, *words, **extra),
                 cwd=REPO,
@@ -283,22 +293,29 @@ class Deployment:
         """Every host has this release as its live one, without drift, and it answers visitors everywhere."""
         sha = self.sha(release)
         for name, status in self.status().items():
-            assert (status["live"] or {}).get("sha") == sha, f"{name} should have {release} ({sha[:12]}) live: {status['live']}"
+            assert (status["live"] or {}).get("sha") == sha, (
+                f"{name} should have {release} ({sha[:12]}) live: {status['live']}"
+            )
             assert status["pending"] is None, f"{name}: {status['pending']}"
             assert status["drift"] == [], f"{name}: {status['drift']}"
         for url, found in self.serving().items():
-            assert found.startswith(sha[:12]), f"{url} should answer with {release} ({sha[:12]}): {found or 'no answer'}"
+            assert found.startswith(sha[:12]), (
+                f"{url} should answer with {release} ({sha[:12]}): {found or 'no answer'}"
+            )
 
     def snapshot(self) -> dict[str, str]:
-        """Everything that serves on each app server: state, links, units, processes, images; to compare before and after."""
+        """Everything that serves on each app server (state, links, units, processes, mounts), to compare."""
+        app = self.app
+        pruned = (f"srv/{app}/data/*", f"srv/{app}/inbox/*", f"srv/{app}/images/*/*", "*/routes/*")
+        skip = " ".join(f"-path '{path}' -prune -o" for path in pruned)
+        # What a run writes down about itself does not serve.
+        skip += " -name history.jsonl -o -name lease.json -o -name fence -o -name lock -o"
+        places = f"srv/{app} var/lib/bluegreen/{app} etc/bluegreen etc/nginx etc/systemd/system"
+        shown = "Id,ActiveState,MainPID,NRestarts,ExecMainStartTimestampMonotonic"
         return self.everywhere(
-            f"cd / && find srv/{self.app} var/lib/bluegreen/{self.app} etc/bluegreen etc/nginx etc/systemd/system"
-            " -path '*/data/*' -prune -o -path '*/inbox/*' -prune -o -path '*/routes/*' -prune"
-            f" -o -name history.jsonl -o -name lease.json -o -name fence -o -name lock -o -path 'srv/{self.app}/images/*/*' -prune"
-            " -o -printf '%p %y %m %u %l %s\\n' | LC_ALL=C sort;"
-            f" readlink /var/lib/bluegreen/{self.app}/route;"
-            f" findmnt -rn -o TARGET,SOURCE -t squashfs | sort;"
-            f" systemctl show -p Id,ActiveState,MainPID,NRestarts,ExecMainStartTimestampMonotonic '{self.app}*' nginx.service | sort"
+            f"cd / && find {places} {skip} -printf '%p %y %m %u %l %s\\n' | LC_ALL=C sort;"
+            f" readlink /var/lib/bluegreen/{app}/route; findmnt -rn -o TARGET,SOURCE -t squashfs | sort;"
+            f" systemctl show -p {shown} '{app}@*' '{app}-*' nginx.service | sort"
         )
 
     # -- traffic
@@ -325,15 +342,16 @@ class Deployment:
         parts = []
         for name in self.app_servers:
             with contextlib.suppress(Exception):
-                told = self.host(name).run(
-                    f"bluegreen status --app {self.app}; journalctl -q --no-pager -n 25 -u '{self.app}*' -u nginx -u 'bluegreen*'"
-                )
+                journal = f"journalctl -q --no-pager -n 25 -u '{self.app}*' -u nginx -u 'bluegreen*'"
+                told = self.host(name).run(f"bluegreen status --app {self.app}; {journal}")
                 parts.append(f"--- {name}\n{told.stdout}{told.stderr}")
         return "\n".join(parts)
 
     # -- variants
 
-    def variant(self, directory: Path, *, hosts: dict[str, Any] | None = None, drop: Sequence[str] = (), **settings: object) -> Deployment:
+    def variant(
+        self, directory: Path, *, hosts: dict[str, Any] | None = None, drop: Sequence[str] = (), **settings: object
+    ) -> Deployment:
         """A copy of this inventory with other groups of hosts, without some settings, or with others."""
         copied = directory / "inventory"
         shutil.copytree(self.inventory, copied)

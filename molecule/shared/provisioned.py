@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "scripts"), str(Path(__file__).resolve().parent)]
 
-from promises import Deployment, deployment
+from promises import Deployment, deployment  # noqa: E402  the path first
 
 # The early unit of a test host makes loop devices; a host without any has to unpack images instead.
 NO_LOOP = """\

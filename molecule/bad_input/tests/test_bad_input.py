@@ -175,7 +175,9 @@ def with_host(vm: Deployment, directory: Path, name: str, address: str) -> Deplo
 
 
 @pytest.mark.parametrize("playbook", ["deploy.yml", "rollback.yml"])
-def test_an_unreachable_host_stops_everything_before_anything_changes(vm: Deployment, playbook: str, tmp_path: Path) -> None:
+def test_an_unreachable_host_stops_everything_before_anything_changes(
+    vm: Deployment, playbook: str, tmp_path: Path
+) -> None:
     larger = with_host(vm, tmp_path, "ghost", "10.213.71.99")
     refused(larger.refuse(playbook, **({"sha": vm.sha("n2")} if playbook == "deploy.yml" else {})), "ghost")
 
@@ -210,7 +212,9 @@ def test_a_rollback_to_what_is_not_there_is_refused(vm: Deployment, to: str) -> 
     vm.refuse("rollback.yml", "-e", json.dumps({"to": to}))
 
 
-@pytest.mark.parametrize("extra", [{"watch": "long"}, {"watch": -1}, {"canary": "x"}, {"retry_bad": "perhaps"}], ids=str)
+@pytest.mark.parametrize(
+    "extra", [{"watch": "long"}, {"watch": -1}, {"canary": "x"}, {"retry_bad": "perhaps"}], ids=str
+)
 def test_another_option_that_makes_no_sense_is_refused(vm: Deployment, extra: dict[str, Any]) -> None:
     refused(vm.refuse("deploy.yml", "-e", json.dumps(extra), sha=vm.sha("n2")), next(iter(extra)))
 

@@ -9,9 +9,9 @@ import pytest
 from promises import Deployment
 
 MACHINE = (
-    "find /etc /srv /usr/local /var/lib /opt -xdev -path /var/lib/apt -prune -o -path /var/lib/systemd -prune -o"
-    " -path /var/lib/private -prune -o -printf '%p %y %m %u %g %l %s\\n' | LC_ALL=C sort;"
-    " dpkg-query -W; getent passwd; systemctl list-units --no-legend --plain --type=service --state=active | cut -d' ' -f1"
+    "find /etc /srv /usr/local /var/lib /opt -xdev -path /var/lib/apt -prune -o -path /var/lib/systemd -prune"
+    " -o -path /var/lib/private -prune -o -printf '%p %y %m %u %g %l %s\\n' | LC_ALL=C sort;"
+    " dpkg-query -W; getent passwd; systemctl list-units -q --plain --type=service --state=active | cut -d' ' -f1"
 )
 
 

@@ -20,7 +20,9 @@ def idle(fleet: Deployment, host: str) -> tuple[str, str]:
 def drop_in(fleet: Deployment, host: str, colour: str, lines: str) -> Iterator[None]:
     """Other settings for one colour's unit on one host, while the block runs."""
     place = f"/etc/systemd/system/orders@{colour}.service.d"
-    fleet.on(host, f"mkdir -p {place} && printf '[Service]\\n{lines}\\n' > {place}/test.conf && systemctl daemon-reload")
+    fleet.on(
+        host, f"mkdir -p {place} && printf '[Service]\\n{lines}\\n' > {place}/test.conf && systemctl daemon-reload"
+    )
     try:
         yield
     finally:
@@ -55,7 +57,9 @@ def test_a_check_that_fails_on_the_second_of_three_hosts_keeps_all_on_the_old_re
 
 def test_an_old_release_that_answers_in_place_of_the_new_one_is_found_out(fleet: Deployment) -> None:
     colour, live = idle(fleet, "web2")
-    wrong = f"EnvironmentFile=\\nEnvironmentFile=/srv/orders/{live}/env\\nExecStart=\\nExecStart=/srv/orders/{live}/run/web"
+    wrong = (
+        f"EnvironmentFile=\\nEnvironmentFile=/srv/orders/{live}/env\\nExecStart=\\nExecStart=/srv/orders/{live}/run/web"
+    )
     with drop_in(fleet, "web2", colour, wrong):
         refused(fleet, GOOD, "web2")
 

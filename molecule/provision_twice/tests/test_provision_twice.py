@@ -10,7 +10,9 @@ from promises import Deployment, Ran
 
 def changes(ran: Ran) -> dict[str, int]:
     """How many tasks changed something, by host, from the recap of Ansible's own output."""
-    return {name: int(count) for name, count in re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", ran.output, re.MULTILINE)}
+    return {
+        name: int(count) for name, count in re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", ran.output, re.MULTILINE)
+    }
 
 
 @pytest.mark.parametrize(("name", "release", "system"), [("vm", "n1", "bookworm"), ("fleet", "r1", "trixie")])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from promises import REPO, Deployment, until
+
 from support.example_fleet import release_at
 from support.hosts import Podman
 
@@ -26,7 +27,9 @@ class Watcher:
         self._end = threading.Event()
         token = fleet.probe_token()
         self._threads = [
-            threading.Thread(target=self._watch, args=(name, f"http://{fleet.address(name)}", fleet.domain, token), daemon=True)
+            threading.Thread(
+                target=self._watch, args=(name, f"http://{fleet.address(name)}", fleet.domain, token), daemon=True
+            )
             for name in names
         ]
 
@@ -48,7 +51,9 @@ class Watcher:
 def pending(fleet: Deployment) -> Iterator[None]:
     """A deploy that has switched and not confirmed, and whose controller is then killed."""
     fleet.given(OLD)
-    process = fleet.start("deploy.yml", sha=fleet.sha(NEW), watch=25, rollout_ttl=30, rollout_lease_ttl=60, retry_bad=True)
+    process = fleet.start(
+        "deploy.yml", sha=fleet.sha(NEW), watch=25, rollout_ttl=30, rollout_lease_ttl=60, retry_bad=True
+    )
     try:
         until(lambda: all(status["pending"] for status in fleet.status().values()), "the switch on all hosts", 120)
         assert all(found.startswith(fleet.sha(NEW)[:12]) for found in fleet.serving().values())
@@ -74,19 +79,29 @@ def test_after_a_power_cut_with_a_pending_switch_every_host_ends_on_the_confirme
         podman("kill", "--signal", "KILL", f"bluegreen-fleet-{name}", what=f"cut the power of {name}")
     watcher = Watcher(fleet, CUT).start()
     try:
-        subprocess.run([REPO / "scripts" / "hosts", "up", fleet.inventory], check=True, capture_output=True, timeout=180)
+        subprocess.run(
+            [REPO / "scripts" / "hosts", "up", fleet.inventory], check=True, capture_output=True, timeout=180
+        )
         until(lambda: fleet.expect_live(OLD) is None, "all hosts are back on the confirmed release", 120)
     finally:
         watcher.stop()
     for name in CUT:
         answered = set(watcher.seen[name])
         assert answered, f"{name} never answered"
-        assert all(release.startswith(fleet.sha(OLD)[:12]) for release in answered), (name, answered, time.monotonic() - cut_at)
-        assert boot_seconds(fleet, name, "bluegreen-reconcile", "ExecMainExit") <= boot_seconds(fleet, name, "nginx", "ExecMainStart")
+        assert all(release.startswith(fleet.sha(OLD)[:12]) for release in answered), (
+            name,
+            answered,
+            time.monotonic() - cut_at,
+        )
+        assert boot_seconds(fleet, name, "bluegreen-reconcile", "ExecMainExit") <= boot_seconds(
+            fleet, name, "nginx", "ExecMainStart"
+        )
 
 
 def test_images_are_open_again_where_hosts_mount_and_where_they_cannot(fleet: Deployment) -> None:
-    mounted = {name: found.split() for name, found in fleet.everywhere("findmnt -rn -o TARGET -t squashfs || true").items()}
+    mounted = {
+        name: found.split() for name, found in fleet.everywhere("findmnt -rn -o TARGET -t squashfs || true").items()
+    }
     images = fleet.everywhere("readlink -f /srv/orders/*/app")
     assert mounted["web1"]
     assert mounted["web3"] == [], "this host has no loop devices"
@@ -97,11 +112,17 @@ def test_images_are_open_again_where_hosts_mount_and_where_they_cannot(fleet: De
 
 def test_background_processes_are_back_after_the_boot(fleet: Deployment) -> None:
     for name, status in fleet.status().items():
-        assert [row for row in status["processes"] if row["colour"] == status["live"]["colour"] and not row["active"]] == [], name
+        assert [
+            row for row in status["processes"] if row["colour"] == status["live"]["colour"] and not row["active"]
+        ] == [], name
 
 
 def test_nobody_has_to_clean_up_before_the_next_deploy(fleet: Deployment) -> None:
-    until(lambda: all(status["lease"] is None for status in fleet.status().values()), "the dead controller's lease ends", 90)
+    until(
+        lambda: all(status["lease"] is None for status in fleet.status().values()),
+        "the dead controller's lease ends",
+        90,
+    )
     with fleet.under_load(rate=15):
         fleet.deploy(NEW, watch=1, retry_bad=True)
 

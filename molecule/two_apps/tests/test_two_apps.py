@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from artifacts import OTHER_STORE
 from promises import Deployment
 
 
@@ -12,10 +11,12 @@ from promises import Deployment
 def notes(vm: Deployment, fleet: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     """The notes beside the orders on web2."""
     hosts = {"app_servers": {"hosts": {"web2": {"ansible_host": fleet.address("web2")}}}}
-    return vm.variant(tmp_path_factory.mktemp("notes"), hosts=hosts, app_python="3.13")
+    return vm.variant(tmp_path_factory.mktemp("notes"), hosts=hosts, app_python="3.13", artifact_store=str(OTHER_STORE))
 
 
-def test_provisioning_the_second_application_disturbs_no_visitor_of_the_first(fleet: Deployment, notes: Deployment) -> None:
+def test_provisioning_the_second_application_disturbs_no_visitor_of_the_first(
+    fleet: Deployment, notes: Deployment
+) -> None:
     fleet.given("r1")
     with fleet.under_load():
         notes.provision()
@@ -41,9 +42,8 @@ def test_a_deploy_of_the_first_leaves_the_second_alone(fleet: Deployment, notes:
 
 def test_neither_can_read_the_others_files(fleet: Deployment) -> None:
     for user, other in (("orders", "notes"), ("notes", "orders")):
-        done = fleet.host("web2").run(
-            f"runuser -u {user} -- sh -c 'ls /srv/{other}/data; cat /srv/{other}/releases/*/env /srv/{other}/releases/*/config.json'"
-        )
+        files = f"/srv/{other}/releases/*/env /srv/{other}/releases/*/config.json"
+        done = fleet.host("web2").run(f"runuser -u {user} -- sh -c 'ls /srv/{other}/data; cat {files}'")
         assert done.stdout == "", done.stdout
 
 
