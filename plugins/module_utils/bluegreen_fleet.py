@@ -329,7 +329,14 @@ def release(fleet: Fleet) -> str | None:
         except Refused:
             return None
     found = [fleet.step("stage", host, "configure").get("release") for host in fleet.hosts]
-    return next((str(value) for value in found if value), None)
+    return next((str(value) for value in found if value), None) or (known_release(fleet) if fleet.check else None)
+
+
+def known_release(fleet: Fleet) -> str | None:
+    """A release of this artifact that the migration host has from before; its migrations are the same."""
+    stem = (fleet.inputs.get("artifact") or {}).get("stem")
+    rows = fleet.status(fleet.migration_host).get("releases") or []
+    return next((str(row["id"]) for row in rows if row.get("artifact") == stem and row.get("complete")), None)
 
 
 def sha(fleet: Fleet) -> str:
@@ -432,6 +439,8 @@ def holds(fleet: Fleet, condition: str, host: str) -> bool:
     """Whether the condition of a single step (`only`) holds on a host."""
     if condition == "not_first":
         return host != fleet.migration_host
+    if condition == "for_real":
+        return not fleet.check
     if condition == "deployed":
         return confirmed(fleet) and not fleet.rollback
     if condition == "serving":

@@ -324,6 +324,8 @@ def plan_lines(found: Mapping[str, Any]) -> list[str]:
         here = "image is sent, then " if item["needs_image"] else ""
         drift = f"; drift: {'; '.join(item['drift'])}" if item["drift"] else ""
         place = f"{item['colour']}{' (warm)' if item['warm'] else ''}"
+        if item["live"] == found["sha"]:
+            place = "stays as it is, unless its configuration has changed"
         lines.append(f"  {host}: {str(item['live'] or 'nothing')[:12]} → {here}{place}{drift}")
     if found["verb"] == "deploy":
         pending = found["migrations"]
