@@ -501,7 +501,7 @@ def snapshot(root: Path) -> dict[str, str]:
                 continue
             mode = oct(path.lstat().st_mode)
             if path.is_symlink():
-                found[str(path)] = f"{mode} -> {os.readlink(path)}"
+                found[str(path)] = f"{mode} -> {path.readlink()}"
             else:
                 found[str(path)] = f"{mode} {path.read_bytes()!r}" if path.is_file() else mode
     return found

@@ -269,10 +269,13 @@ def test_details_are_kept_under_the_name_of_the_step(host: Any) -> None:
         ({"steps": ["status"]}, "steps must be a list of objects"),
         ({}, "steps must be a list"),
         ({"steps": [{}]}, "'' is not a verb"),
-        ({"steps": [{"verb": "start", "release": {"from": "configure", "key": "release"}}]}, "there is no release of configure"),
-        ({"steps": [{"verb": "status"}, {"verb": "start", "release": {"from": "status", "key": "x"}}]}, "there is no x of status"),
+        ({"steps": [{"verb": "start", "release": {"from": "a", "key": "release"}}]}, "there is no release of a"),
+        (
+            {"steps": [{"verb": "status"}, {"verb": "start", "release": {"from": "status", "key": "x"}}]},
+            "no x of status",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_batch_is_told_in_one_line(host: Any, capsys: Any, monkeypatch: Any, call: Any, says: str) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(call)))
     status, answer, err = run(host, capsys, "batch", "--app", "orders")
@@ -335,7 +338,8 @@ def test_a_dry_run_changes_no_file(host: Any, tools: Any, verb: str, pending: bo
     try:
         host.do(verb, "d1", 99, dry_run=True, **params)
     except BluegreenError as problem:
-        assert problem.code in (Code.REFUSED, Code.BAD_INPUT), problem
+        if problem.code not in (Code.REFUSED, Code.BAD_INPUT):
+            raise
     assert tools.snapshot(host.root) == before
     assert {name: vars(unit) for name, unit in host.system.units.items()} == units_before
     assert host.system.timers == timers
@@ -353,10 +357,10 @@ def test_reconcile_all_may_be_dry_too(host: Any, tools: Any, capsys: Any) -> Non
 
 
 def test_programs_that_fail_are_told_in_one_line(tmp_path: Any) -> None:
-    with pytest.raises(BluegreenError, match="sh -c echo.*failed with status 3: two") as caught:
+    with pytest.raises(BluegreenError, match=r"sh -c echo.*failed with status 3: two") as caught:
         units.run(("sh", "-c", "echo one; echo two >&2; exit 3"))
     assert caught.value.code is Code.CHECK_FAILED
-    with pytest.raises(BluegreenError, match="no-such-program is not installed"):
+    with pytest.raises(BluegreenError, match=r"no-such-program is not installed"):
         units.run(("no-such-program",))
     with pytest.raises(BluegreenError, match=r"sleep 5 did not end within 0.01 s"):
         units.run(("sleep", "5"), timeout=0.01)
@@ -383,7 +387,7 @@ def test_the_fence_file(host: Any) -> None:
     assert kept.fence() == 7
     for damaged in ("", "x", "-1"):
         files.write_file(host.paths.state / "fence", damaged)
-        with pytest.raises(BluegreenError, match="fence is damaged"):
+        with pytest.raises(BluegreenError, match=r"fence is damaged"):
             host.do("prune", fence=9)
 
 
@@ -403,11 +407,11 @@ def test_checks_run_without_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BluegreenError) as caught:
         privileges.call(refuse, user=me)
     assert (caught.value.code, caught.value.why, caught.value.details) == (Code.CHECK_FAILED, "why", {"kept": [1]})
-    with pytest.raises(BluegreenError, match="ZeroDivisionError"):
+    with pytest.raises(BluegreenError, match=r"ZeroDivisionError"):
         privileges.call(lambda: 1 // 0, user=me)
-    with pytest.raises(BluegreenError, match="the check process ended with status"):
+    with pytest.raises(BluegreenError, match=r"the check process ended with status"):
         privileges.call(lambda: os.kill(os.getpid(), 9), user=me)
-    with pytest.raises(BluegreenError, match="there is no user bluegreen-no-such-user"):
+    with pytest.raises(BluegreenError, match=r"there is no user bluegreen-no-such-user"):
         privileges.call(lambda: 1, user="bluegreen-no-such-user")
 
 
@@ -422,7 +426,7 @@ def test_a_program_that_hangs_up_in_the_middle(host: Any, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr(units, "run", fail)
         for verb in ("rollback", "drain", "status"):
-            with pytest.raises(BluegreenError, match="Connection refused"):
+            with pytest.raises(BluegreenError, match=r"Connection refused"):
                 host.do(verb)
     assert host.routed() == {second: 100}
     assert host.do("status")["drift"] == []

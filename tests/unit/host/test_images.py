@@ -67,7 +67,7 @@ def test_neither_mount_nor_unpack(host: Any) -> None:
     import hashlib
 
     manifest = host.artifact(1, image={"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})
-    with pytest.raises(BluegreenError, match="neither mounted nor unpacked.*loop device; FATAL ERROR"):
+    with pytest.raises(BluegreenError, match=r"neither mounted nor unpacked.*loop device; FATAL ERROR"):
         stage(host, manifest)
     assert images.staged(host.paths) == []
     assert not [path for path in host.paths.images.iterdir() if path.is_dir()]
@@ -111,7 +111,7 @@ def test_links_pipes_and_directories_in_the_inbox_are_refused(host: Any) -> None
 
 @pytest.mark.parametrize("name", ["../upload", "/etc/passwd", ".hidden", "a/b", ""])
 def test_only_names_in_the_inbox(host: Any, name: str) -> None:
-    with pytest.raises(BluegreenError, match="inbox"):
+    with pytest.raises(BluegreenError, match=r"inbox"):
         stage(host, host.artifact(1), name)
 
 
@@ -161,7 +161,7 @@ def test_the_disk_fills_while_copying(host: Any, monkeypatch: pytest.MonkeyPatch
 def test_the_same_name_with_other_bytes_is_refused(host: Any) -> None:
     put(host)
     stage(host, host.artifact(1))
-    with pytest.raises(BluegreenError, match="staged here with other bytes"):
+    with pytest.raises(BluegreenError, match=r"staged here with other bytes"):
         stage(host, host.artifact(1, {"app/manage.py": "other"}), None)
 
 
@@ -201,7 +201,7 @@ def test_static_files_are_only_added(host: Any) -> None:
 @pytest.mark.parametrize("name", ["/etc/passwd", "../app/manage.py", "a/../../b"])
 def test_static_files_stay_in_their_directory(host: Any, name: str) -> None:
     put(host)
-    with pytest.raises(BluegreenError, match="outside its directory"):
+    with pytest.raises(BluegreenError, match=r"outside its directory"):
         stage(host, host.artifact(1, static={"hashed": [name]}))
 
 
@@ -210,14 +210,14 @@ def test_a_link_in_an_image_publishes_nothing_of_the_host(host: Any, link: str) 
     target = str(host.paths.key) if link == "absolute" else "../../../../../etc/bluegreen/orders.key"
     content = {"static/app.1.css": f"->{target}"}
     put(host, content=content)
-    with pytest.raises(BluegreenError, match="is not a file of the image"):
+    with pytest.raises(BluegreenError, match=r"is not a file of the image"):
         stage(host, host.artifact(1, content, static={"hashed": ["app.1.css"]}))
     assert not list(host.paths.static.iterdir())
 
 
 def test_a_static_file_the_image_lacks(host: Any) -> None:
     put(host)
-    with pytest.raises(BluegreenError, match="is not a file of the image"):
+    with pytest.raises(BluegreenError, match=r"is not a file of the image"):
         stage(host, host.artifact(1, static={"hashed": ["none.css"]}))
 
 

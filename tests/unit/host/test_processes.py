@@ -70,7 +70,7 @@ def test_a_worker_that_dies_stops_the_deploy(host: Any) -> None:
     a = host.deploy(1, 1)
     host.system.failing["orders-green@worker-1.service"] = ["starting", "kombu: ConnectionError"]
     name = host.release(2, processes={"worker": {"command": "x"}})
-    with pytest.raises(BluegreenError, match="worker-1.service does not stay alive: kombu: ConnectionError") as caught:
+    with pytest.raises(BluegreenError, match=r"worker-1.service does not stay alive: kombu: ConnectionError") as caught:
         host.do("start", release=name, alive=0.0)
     assert caught.value.code is Code.CHECK_FAILED
     assert host.routed() == {a: 100}
@@ -79,7 +79,7 @@ def test_a_worker_that_dies_stops_the_deploy(host: Any) -> None:
 
 def test_a_schedule_is_checked_before_anything_starts(host: Any) -> None:
     name = host.release(1, processes={"report": {"command": "x", "schedule": "bad time"}})
-    with pytest.raises(BluegreenError, match="app_processes.report: 'bad time' is not a schedule"):
+    with pytest.raises(BluegreenError, match=r"app_processes.report: 'bad time' is not a schedule"):
         host.do("start", release=name)
     assert host.system.web("blue").active == "inactive"
 
@@ -91,7 +91,7 @@ def test_a_colour_in_use_is_waited_for(host: Any) -> None:
     host.configure_host(drain_ceiling=0)
     assert host.do("drain", dry_run=True) == {"colour": "blue", "in_flight": 3}
     assert host.do("drain")["in_flight_left"] == 3
-    with pytest.raises(BluegreenError, match="green is live"):
+    with pytest.raises(BluegreenError, match=r"green is live"):
         host.do("drain", colour="green")
 
 
@@ -111,7 +111,7 @@ def test_migrations(host: Any) -> None:
 
     host.system.jobs.append(job)
     assert host.do("migrate", release=name, plan=True)["pending"] == pending
-    with pytest.raises(BluegreenError, match="shop.0003_tax failed: ProgrammingError: no such column") as caught:
+    with pytest.raises(BluegreenError, match=r"shop.0003_tax failed: ProgrammingError: no such column") as caught:
         host.do("migrate", release=name)
     assert caught.value.details["applied"] == ["shop.0002_price"]
     assert host.do("migrate", release=name)["applied"] == ["shop.0003_tax"]

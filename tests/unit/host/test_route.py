@@ -78,7 +78,7 @@ def test_a_reader_sees_the_old_or_the_new_route_and_never_none(paths: Paths) -> 
     def read() -> None:
         while not stop.is_set():
             try:
-                target = os.readlink(paths.route / "s07")
+                target = str((paths.route / "s07").readlink())
             except OSError as problem:
                 seen.append(problem)
                 return

@@ -7,7 +7,7 @@ import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -176,7 +176,7 @@ class Site:
             return (200, self.stamp, b"yours") if signed_in else (302, [*self.stamp, ("Location", "/in/")], b"")
         return 200, self.stamp, b"hello"
 
-    stamp = [(STAMP, RELEASE)]
+    stamp: ClassVar = [(STAMP, RELEASE)]
 
     def sign_in(self, method: str, headers: dict[str, str], body: bytes) -> Any:
         if method == "GET":
@@ -311,7 +311,8 @@ def test_assets(site: Site) -> None:
 def test_read_page() -> None:
     text = (
         '<link rel="stylesheet" href="/a.css"><link rel="canonical" href="/no"><img src="/b.png"><img>'
-        '<input name="csrfmiddlewaretoken" value="one"><input name="csrfmiddlewaretoken" value="two"><script src="c.js">'
+        '<input name="csrfmiddlewaretoken" value="one"><input name="csrfmiddlewaretoken" value="two">'
+        '<script src="c.js">'
     )
     assert smoke.read_page(text) == (["/a.css", "/b.png"], "one")
     assert smoke.read_page("<<<not html &&& <img src=/x") == ([], "")
@@ -391,8 +392,8 @@ def test_the_verb_says_what_was_proven(host: Any) -> None:
     with pytest.raises(BluegreenError, match="is in neither colour"):
         host.do("smoke", release=other)
     host.do("start", release=other, alive=0)
+    host.system.web("green").release = name  # the socket answers, but as another release
     with pytest.raises(BluegreenError, match="the check identity") as caught:
-        host.system.web("green").release = name  # the socket answers, but as another release
         host.do("smoke", release=other, timeout=0.05)
     assert caught.value.details["verdict"] == "fail"
 

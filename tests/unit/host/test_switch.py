@@ -1,4 +1,4 @@
-"""The switch and its way back: what people met with other tools (Capistrano, Trellis, ansistrano), and crash windows."""
+"""The switch and its way back: what people met with other tools, and what a kill at any step leaves."""
 
 from __future__ import annotations
 
