@@ -24,7 +24,8 @@ options:
   steps:
     description:
       - Verbs of the host tool with their parameters, in order; the first that fails ends the batch.
-      - C(only) names a condition (C(serving), C(deployed), C(failed), C(drift), C(had_live), C(not_first), C(for_real)).
+      - C(only) names a condition (C(serving), C(deployed), C(failed), C(drift), C(had_live), C(not_first),
+        C(for_real)).
       - C(id) is another name for the answer.
     type: list
     elements: dict
