@@ -106,7 +106,7 @@ def make_repository(app: str) -> Path:
 
 def add_failing_migration(repository: Path) -> None:
     """A commit after r2 whose migration fails half way."""
-    moment = {}
+    moment: dict[str, str] = {}
     for who in ("AUTHOR", "COMMITTER"):
         moment |= {f"GIT_{who}_NAME": "Tests", f"GIT_{who}_EMAIL": "tests@example.org"}
         moment[f"GIT_{who}_DATE"] = "2026-03-02T09:00:00+00:00"
