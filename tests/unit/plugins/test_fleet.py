@@ -410,3 +410,18 @@ def test_an_unknown_phase_is_a_mistake() -> None:
 def test_a_fleet_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         fleet({}).hosts = ()  # type: ignore[misc]
+
+
+def test_a_plan_asks_the_release_that_is_there_from_before() -> None:
+    here = status(A, record(A, 5), record(B, 0, "staged"))
+    state = fleet({"stage": answer("stage", {"have": True})}, inputs(check=True), here)
+    assert fleets.release(state) == B
+    assert fleets.phase_hosts(state, "plan_migrations") == ["web1"]
+    assert [call["verb"] for call in prepare(state, "web1", {"verb": "check", "only": "for_real"})] == []
+
+
+def test_what_was_started_in_vain_is_given_up() -> None:
+    step = {"verb": "abandon", "only": "failed"}
+    broken = fleet(UP_TO_SMOKE | {"smoke": {"web1": failed(), "web2": answer(), "web3": answer()}})
+    assert prepare(broken, "web1", step) == [{"verb": "abandon"}]
+    assert prepare(fleet(CONFIRMED), "web1", step) == []
