@@ -19,7 +19,7 @@ from typing import Any
 from bluegreen import __version__
 from bluegreen.config import Paths, check_app_name, installed_apps, load_config
 from bluegreen.context import Context
-from bluegreen.errors import BluegreenError, Code, bad_input
+from bluegreen.errors import BluegreenError, Code, bad_input, check_failed
 from bluegreen.verbs import VERBS, perform
 
 
@@ -112,6 +112,9 @@ def reconcile_all(root: Path, given: dict[str, Any], dry_run: bool) -> dict[str,
             answers[app] = {"error": problem.as_dict("reconcile")}
         except Exception:  # noqa: BLE001  the other applications must come up
             answers[app] = {"error": bug("reconcile")}
+    failed = [app for app, answer in answers.items() if "error" in answer]
+    if failed:
+        raise check_failed(f"{', '.join(failed)} could not be reconciled", "see the lines above", "", answers)
     return answers
 
 

@@ -163,10 +163,10 @@ def load_config(paths: Paths) -> HostConfig:
 
 def check_app_name(app: str) -> str:
     """The name, if it is one; it becomes part of paths and unit names."""
-    if not APP_NAME.fullmatch(app):
+    if not APP_NAME.fullmatch(app) or app.endswith(("-blue", "-green")):
         raise bad_input(
             f"{app!r} is not an application name",
-            "wanted: a lower-case letter, then up to 30 letters, digits or hyphens",
+            "wanted: a lower-case letter, then up to 30 letters, digits or hyphens; not ending in -blue or -green",
         )
     return app
 

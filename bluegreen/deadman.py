@@ -28,6 +28,9 @@ def arm(app: str, deploy_id: str, seconds: float, replaces: bool) -> None:
             f"--unit=bluegreen-deadman:{app}:{time.time_ns()}",
             f"--on-active={seconds:.3f}s",
             "--timer-property=AccuracySec=10ms",
+            # a full disk or a busy host must not make the one call the last; 3 s stay below the start limit
+            "--property=Restart=on-failure",
+            "--property=RestartSec=3s",
             f"--description=bluegreen: revert {app} unless the switch is confirmed",
             PROGRAM,
             "revert",

@@ -249,6 +249,13 @@ def add_static(paths: Paths, name: str, hashed: list[str]) -> tuple[int, list[st
     return added, differing
 
 
+def forget_upload(paths: Paths, upload: str) -> None:
+    """Remove an upload, also a refused one: failed deploys must not fill the disk."""
+    path = paths.inbox / upload
+    if path.parent == paths.inbox and (path.is_symlink() or not path.is_dir()):
+        path.unlink(missing_ok=True)
+
+
 def stage(paths: Paths, config: HostConfig, manifest: dict[str, Any], upload: str | None) -> dict[str, Any]:
     """Make the artifact of `manifest` usable on this host; see the verb `stage`."""
     check_manifest(manifest, paths.app)
@@ -267,13 +274,16 @@ def stage(paths: Paths, config: HostConfig, manifest: dict[str, Any], upload: st
         if upload is None:
             return {"have": False, "stop": True}
         close_image(paths, name)
-        take_from_inbox(paths, config, manifest, upload)
+        try:
+            take_from_inbox(paths, config, manifest, upload)
+        finally:
+            forget_upload(paths, upload)
     method = open_image(paths, config, name)
     added, differing = add_static(paths, name, manifest.get("static", {}).get("hashed", []))
     if not complete:
         files.write_json(paths.images / f"{name}.json", manifest)
     if upload:
-        (paths.inbox / upload).unlink(missing_ok=True)
+        forget_upload(paths, upload)
     return {
         "have": True,
         "mounted": str(paths.images / name),

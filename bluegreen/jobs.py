@@ -109,7 +109,11 @@ def run(
         raise BluegreenError(
             Code.BUSY, f"{unit} is running already", "", f"wait for it (journalctl -fu {unit}), then try again"
         )
-    done = units.run(command_line(context, name, unit, words, extra or {}), timeout=timeout, check=False)
+    try:
+        done = units.run(command_line(context, name, unit, words, extra or {}), timeout=timeout, check=False)
+    except BluegreenError:
+        units.systemctl("stop", f"{unit}.service", check=False)
+        raise
     output = [line.rstrip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     return done.returncode, output
 

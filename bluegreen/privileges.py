@@ -35,6 +35,8 @@ def call(work: Callable[[], Any], user: str = PROBE_USER, timeout: float = 600) 
     with os.fdopen(reader, "rb") as stream:
         text = stream.read()
     _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
+        raise BluegreenError(Code.CHECK_FAILED, f"the checks did not end within {timeout:g} s")
     answer: dict[str, Any] = json.loads(text) if text else {"crash": f"the check process ended with status {status}"}
     if "error" in answer:
         told = answer["error"]

@@ -71,6 +71,14 @@ def sync(paths: Paths, colour: str, processes: Sequence[Process]) -> bool:
     return changed
 
 
+def unread(app: str, colour: str, processes: Sequence[Process]) -> bool:
+    """Whether systemd has not read a drop-in yet: a crash came between writing it and telling systemd."""
+    names = [unit for process in processes for unit in copies(app, colour, process)]
+    return any(
+        values.get("NeedDaemonReload") == "yes" for values in units.properties(names, ["NeedDaemonReload"]).values()
+    )
+
+
 def check_schedules(processes: Sequence[Process]) -> None:
     """Refuse a schedule that systemd does not understand, before anything starts."""
     for process in processes:

@@ -80,4 +80,8 @@ def sweep(context: Context) -> list[str]:
     ):
         if directory.is_dir():
             removed += files.sweep(directory)
+    for home in sorted(paths.releases.iterdir()) if paths.releases.is_dir() else []:
+        if not release.complete(paths, home.name) and home.name not in in_use(context):
+            files.remove_tree(home)
+            removed.append(home.name)
     return removed

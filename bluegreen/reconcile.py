@@ -55,7 +55,11 @@ def reconcile(context: Context, wait: float) -> dict[str, Any]:
     prepare_directories(context)
     done += [f"removed {name}" for name in prune.sweep(context)]
     problems = open_images(context)
-    live, pending = state.live(), state.pending()
+    try:
+        live, pending = state.live(), state.pending()
+    except BluegreenError:
+        serve_route(context)
+        raise
     if pending and live and switch.committed(live, pending):
         switch.finish_confirm(context, live, pending)
         done.append(f"finished the confirmation of {live.release}")
@@ -85,6 +89,14 @@ def reconcile(context: Context, wait: float) -> dict[str, Any]:
     if done:
         state.append_history("reconcile", done=done)
     return {"done": done, "problems": problems, "changed": bool(done)}
+
+
+def serve_route(context: Context) -> None:
+    """Start what the route names: the state is damaged and nothing is guessed, but visitors are served as before."""
+    shares = route.shares(route.read(context.paths), context.paths)
+    for colour, share in shares.items():
+        if share and not start.is_active(context.app, colour):
+            units.systemctl("start", "--no-block", units.web_unit(context.app, colour), check=False)
 
 
 def _start_live(context: Context, colour: str, wait: float) -> list[str]:

@@ -121,7 +121,7 @@ def start(context: Context, name: str, timeout: float, warm: bool, alive: float)
         if colour != (live.colour if live else None):
             stop_colour(context, colour, context.config.drain_ceiling)
         files.replace_symlink(paths.colour(colour), f"releases/{name}")
-        if processes.sync(paths, colour, background):
+        if processes.sync(paths, colour, background) or processes.unread(context.app, colour, background):
             units.systemctl("daemon-reload")
         units.systemctl("reset-failed", unit, check=False)
         units.systemctl("start", "--no-block", unit)

@@ -40,8 +40,15 @@ def boot_id() -> str:
     container, which restarts without the kernel.
     """
     kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    with contextlib.suppress(FileExistsError, PermissionError, FileNotFoundError), BOOT_MARK.open("x") as stream:
-        stream.write(uuid.uuid4().hex)
+    if not BOOT_MARK.exists():
+        with contextlib.suppress(FileExistsError, PermissionError):
+            BOOT_MARK.parent.mkdir(exist_ok=True)
+            aside = BOOT_MARK.with_name(f"{BOOT_MARK.name}-{uuid.uuid4().hex}")
+            aside.write_text(uuid.uuid4().hex)
+            try:
+                os.link(aside, BOOT_MARK)  # whoever is first names the boot; nobody reads a half-written name
+            finally:
+                aside.unlink()
     with contextlib.suppress(FileNotFoundError):
         return f"{kernel}/{BOOT_MARK.read_text()}"
     return kernel

@@ -6,6 +6,7 @@ The command line and the batch are both made from this table.
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -111,6 +112,8 @@ def lease(context: Context, params: Params) -> Answer:
         if held and held.deploy_id == context.deploy_id and not context.dry_run:
             state.clear_lease()
         return {"released": bool(held and held.deploy_id == context.deploy_id)}
+    if not context.deploy_id:
+        raise bad_input("a lease needs a deploy_id")
     check_authority(context)
     taken = None
     if not context.dry_run:
@@ -279,15 +282,12 @@ def smoke_verb(context: Context, params: Params) -> Answer:
 
 
 def session_by_command(context: Context, name: str, command: str) -> dict[str, str]:
-    """A session made by a management command, which prints `cookie=value` as its last line."""
+    """A session made by a management command, which prints `cookie=value` on a line of its own."""
     answer = jobs.manage(context, name, command, 60)
-    line = answer["output"][-1] if answer["output"] else ""
-    cookie, equals, value = line.strip().partition("=")
-    if answer["rc"] or not equals or not cookie.replace("_", "").replace("-", "").isalnum():
-        raise check_failed(
-            f"the command {command.split(maxsplit=1)[0]} makes no session", "its last line must be cookie=value"
-        )
-    return {cookie: value}
+    found = [match for line in answer["output"] if (match := re.fullmatch(r"([\w-]+)=(\S+)", line.strip()))]
+    if answer["rc"] or not found:
+        raise check_failed(f"the command {command.split(maxsplit=1)[0]} makes no session", "it must print cookie=value")
+    return {found[-1][1]: found[-1][2]}
 
 
 def route_verb(context: Context, params: Params) -> Answer:

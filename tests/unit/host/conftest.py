@@ -106,6 +106,7 @@ class System:
             values = {
                 "Id": name,
                 "ActiveState": unit.active,
+                "NeedDaemonReload": "no",
                 "SubState": unit.sub,
                 "NRestarts": str(unit.restarts),
                 "Result": "success",

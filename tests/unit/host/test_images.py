@@ -99,10 +99,11 @@ def test_links_pipes_and_directories_in_the_inbox_are_refused(host: Any) -> None
     real = path.rename(host.root / "elsewhere")
     path.symlink_to(real)
     refused(host, host.artifact(1), Code.BAD_INPUT, "cannot be read from the inbox")
-    path.unlink()
+    assert not path.is_symlink()  # the upload goes …
+    assert real.exists()  # … and what it pointed at stays
     os.mkfifo(path)
     refused(host, host.artifact(1), Code.BAD_INPUT, "is not a regular file")
-    path.unlink()
+    assert not path.exists()
     path.mkdir()
     refused(host, host.artifact(1), Code.BAD_INPUT, "is not a regular file")
     path.rmdir()
