@@ -154,7 +154,12 @@ def configure(context: Context, params: Params) -> Answer:
     smoke.parse_checks(settings.get("smoke") or [])
     if context.dry_run:
         release.check_config(settings)
-        return {"release": None, "changed": True}
+        manifest = images.manifest_of(context.paths, images.parse_stem(context.app, params["artifact"]))
+        if manifest is None:
+            return {"release": None, "changed": True}
+        made, _ = release.split_config(settings)
+        identity = release.release_id(context.key, str(manifest["sha"]), manifest["image"]["sha256"], made)
+        return {"release": identity, "changed": not release.complete(context.paths, identity)}
     gid = privileges_gid(context)
     identity, new = release.configure(context.paths, context.key, params["artifact"], settings, gid)
     settings = release.config_of(context.paths, identity)

@@ -273,7 +273,8 @@ def aftermath(fleet: Fleet, end: str) -> str:
         )
     lost = fleets.still_there(fleet)
     if lost:
-        return f"all other hosts went back to {previous}; {listed(lost)} did not answer and goes back by itself"
+        doubt = "did not answer: it goes back by itself, unless it was confirmed"
+        return f"all other hosts went back to {previous}; {listed(lost)} {doubt}"
     return f"every host went back to {previous}" if previous != "nothing" else "nothing is live"
 
 

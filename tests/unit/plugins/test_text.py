@@ -86,7 +86,7 @@ def test_a_failed_switch_says_what_serves_now() -> None:
 def test_a_host_that_could_not_be_sent_back_is_named() -> None:
     back = {"web1": made.answer(), "web2": {"unreachable": True}, "web3": made.answer()}
     found = text.outcome(made.fleet(SWITCH_FAILED | {"revert": back}))
-    assert "web2 did not answer and goes back by itself" in found["failure"]["what"]
+    assert "web2 did not answer: it goes back by itself, unless it was confirmed" in found["failure"]["what"]
 
 
 def test_a_refusal_changes_nothing() -> None:
