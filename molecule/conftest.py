@@ -35,7 +35,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.sections.append(("the promise that was not kept", promise))
         for ran in EVIDENCE.ran[-2:]:
             report.sections.append(("what was typed", ran.tail()))
-        for one in EVIDENCE.deployments[:3]:
+        for one in EVIDENCE.deployments.values():
             report.sections.append((f"what the hosts of {one.app} say", one.evidence()))
     return report
 
@@ -44,3 +44,4 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def _only_this_tests_evidence() -> None:
     """Evidence of earlier tests would mislead."""
     EVIDENCE.ran.clear()
+    EVIDENCE.deployments.clear()

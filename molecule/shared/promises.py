@@ -91,7 +91,7 @@ class Evidence:
     """What a failing test shows: the last commands, and the deployments whose hosts are asked."""
 
     ran: list[Ran] = field(default_factory=list)
-    deployments: list[Deployment] = field(default_factory=list)
+    deployments: dict[str, Deployment] = field(default_factory=dict)
 
 
 EVIDENCE = Evidence()
@@ -135,7 +135,6 @@ class Deployment:
         self.settings = settings
         self.app = str(settings.get("app_name"))
         self.domain = str(settings.get("app_domain"))
-        EVIDENCE.deployments.append(self)
 
     # -- hosts
 
@@ -190,6 +189,7 @@ class Deployment:
 
     def playbook(self, playbook: str, *words: str, timeout: float = 400.0, **extra: object) -> Ran:
         """Run a playbook from the repository's root to its end, whatever the end is."""
+        EVIDENCE.deployments.setdefault(self.app, self)
         command = self.command(playbook, *words, **extra)
         LOGS.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()

@@ -16,12 +16,18 @@ from promises import REPO, Deployment, Ran, known_releases, until
 STORE = REPO / ".cache" / "test" / "artifacts"
 
 
-@pytest.fixture(autouse=True)
-def _nothing_changes(vm: Deployment) -> Iterator[None]:
-    """Before and after each test the host is the same."""
+@pytest.fixture(scope="module")
+def before(vm: Deployment) -> dict[str, str]:
+    """The host as it is before any bad input."""
     if not any(vm.live().values()):
         vm.given("n1")
-    before = vm.snapshot()
+    vm.expect_calm()
+    return vm.snapshot()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_changes(vm: Deployment, before: dict[str, str]) -> Iterator[None]:
+    """After each test the host is what it was."""
     yield
     assert vm.snapshot() == before
 
@@ -34,23 +40,16 @@ def refused(ran: Ran, *named: str) -> None:
     assert all(len(line) < 400 for line in ran.lines[-3:]), ran.tail()
 
 
+# The unit tests of the inputs know many more; these show that they come through Ansible as they were typed.
 SHAS = {
     "left out": None,
-    "empty": "",
     "shorter than six": "abc12",
     "not hexadecimal": "nothexx",
-    "longer than a sha": "a" * 41,
-    "with a blank inside": "abc123 def456",
-    "with a blank before": " abc123f",
+    "with a blank": " abc123f",
     "with a newline": "abc123\n",
-    "with a second line": "abc123\ndef456",
-    "with shell characters": "abc123;touch CANARY",
-    "with a shell substitution": "$(touch CANARY)",
+    "with shell characters": "abc123;$(touch CANARY)",
     "with a template": "{{ lookup('pipe', 'touch CANARY') }}",
     "with a template's statement": "{% for a in [1] %}abc123{% endfor %}",
-    "a path": "../../etc/passwd",
-    "with other digits": "１２３４５６７",
-    "a list": "[1, 2]",
     "unknown": "0123456789ab",
 }
 
@@ -138,19 +137,15 @@ def test_an_artifact_that_cannot_be_used_is_refused(vm: Deployment, kind: str, s
     refused(vm.refuse("deploy.yml", sha=vm.sha("n2")[:12], artifact_store=store), *named)
 
 
-@pytest.mark.parametrize("name", ["app_name", "app_domain", "app_settings_module", "app_wsgi"])
+@pytest.mark.parametrize("name", ["app_name", "app_domain", "app_settings_module"])
 @pytest.mark.parametrize("playbook", ["deploy.yml", "provision.yml"])
 def test_a_missing_setting_is_named_with_its_file(vm: Deployment, playbook: str, name: str, tmp_path: Path) -> None:
-    if (playbook, name) == ("provision.yml", "app_wsgi"):
-        pytest.skip("a host is provisioned without it")
     broken = vm.variant(tmp_path, drop=[name])
     refused(broken.refuse(playbook, **({"sha": vm.sha("n2")} if playbook == "deploy.yml" else {})), name, "group_vars")
 
 
 WRONG_TYPES: dict[str, object] = {
     "app_workers": "many",
-    "app_env": ["A=1"],
-    "app_smoke": "home",
     "app_processes": {"worker": "celery"},
     "app_name": "Notes!",
 }
@@ -207,14 +202,12 @@ def test_a_rollback_to_the_live_release_is_refused(vm: Deployment) -> None:
     refused(vm.refuse("rollback.yml", to=live), "live")
 
 
-@pytest.mark.parametrize("to", ["abc12", "nothex!", "{{ 1 }}", "0123456789ab"])
+@pytest.mark.parametrize("to", ["{{ 1 }}", "0123456789ab"])
 def test_a_rollback_to_what_is_not_there_is_refused(vm: Deployment, to: str) -> None:
     vm.refuse("rollback.yml", "-e", json.dumps({"to": to}))
 
 
-@pytest.mark.parametrize(
-    "extra", [{"watch": "long"}, {"watch": -1}, {"canary": "x"}, {"retry_bad": "perhaps"}], ids=str
-)
+@pytest.mark.parametrize("extra", [{"watch": "long"}, {"retry_bad": "perhaps"}], ids=str)
 def test_another_option_that_makes_no_sense_is_refused(vm: Deployment, extra: dict[str, Any]) -> None:
     refused(vm.refuse("deploy.yml", "-e", json.dumps(extra), sha=vm.sha("n2")), next(iter(extra)))
 
