@@ -98,32 +98,27 @@ def of_colour(paths: Paths, colour: str) -> list[Process]:
     return release.processes_of(paths, name) if name and release.complete(paths, name) else []
 
 
+def early_units(context: Context, colour: str) -> list[str]:
+    """The units that run beside those of the other colour."""
+    wanted = [process for process in of_colour(context.paths, colour) if process.early]
+    return [unit for process in wanted for unit in copies(context.app, colour, process)]
+
+
+def start_units(names: Sequence[str]) -> list[str]:
+    """Start those of the units that do not run; does not wait. systemd stops the rivals of late ones first."""
+    states = {unit: values.get("ActiveState") for unit, values in units.properties(names, ["ActiveState"]).items()}
+    missing = [unit for unit in names if states[unit] not in ("active", "activating")]
+    if failed := [unit for unit in missing if states[unit] == "failed"]:
+        units.systemctl("reset-failed", *failed, check=False)
+    if missing:
+        units.systemctl("start", "--no-block", *missing)
+    return missing
+
+
 def start_early(context: Context, colour: str) -> list[str]:
-    """Start the processes that run beside the old ones. Returns their units; does not wait."""
-    names = [
-        unit
-        for process in of_colour(context.paths, colour)
-        if process.early
-        for unit in copies(context.app, colour, process)
-    ]
-    if names:
-        units.systemctl("reset-failed", *names, check=False)
-        units.systemctl("start", "--no-block", *names)
-    return names
-
-
-def start_late(context: Context, colour: str) -> list[str]:
-    """Start singletons, port holders and schedules of the live colour. systemd stops their rivals first."""
-    late = {
-        unit
-        for process in of_colour(context.paths, colour)
-        if not process.early
-        for unit in started_by(context.app, colour, process)
-    }
-    names = [unit for unit in belonging(context, colour) if unit in late]
-    if names:
-        units.systemctl("reset-failed", *names, check=False)
-        units.systemctl("start", "--no-block", *names)
+    """Start the processes that run beside the old ones. Returns all of their units; does not wait."""
+    names = early_units(context, colour)
+    start_units(names)
     return names
 
 
@@ -137,7 +132,8 @@ def stop(context: Context, colour: str, wait: bool, timeout: float = 3600) -> li
     names = sorted(running(context.app, colour), key=lambda name: not name.endswith(".timer"))
     if names:
         units.systemctl("stop", *([] if wait else ["--no-block"]), *names, timeout=timeout)
-        units.systemctl("reset-failed", *names, check=False)
+        if wait:
+            units.systemctl("reset-failed", *names, check=False)
     return names
 
 
@@ -175,20 +171,12 @@ def stay_alive(names: Sequence[str], seconds: float) -> None:
 
 def settle(context: Context, colour: str, wait: bool, alive: float) -> dict[str, object]:
     """Move what must run once to the live colour, and let the other colour's processes finish and stop."""
-    early = [
-        unit
-        for process in of_colour(context.paths, colour)
-        if process.early
-        for unit in copies(context.app, colour, process)
-    ]
-    missing = at_rest(early)
-    if missing:
-        units.systemctl("start", "--no-block", *missing)
-    late = start_late(context, colour)
+    names = belonging(context, colour)
+    started = start_units(names)
     stopped = stop(context, other(colour), wait)
     if alive > 0:
-        stay_alive(early + [name for name in late if name.endswith(".service")], alive)
-    return {"started": late + missing, "stopped": stopped}
+        stay_alive([name for name in names if name.endswith(".service")], alive)
+    return {"started": started, "stopped": stopped}
 
 
 def belonging(context: Context, colour: str) -> list[str]:
@@ -198,15 +186,6 @@ def belonging(context: Context, colour: str) -> list[str]:
         for process in of_colour(context.paths, colour)
         if context.config.singletons or not (process.singleton or process.schedule)
         for unit in started_by(context.app, colour, process)
-    ]
-
-
-def at_rest(names: Sequence[str]) -> list[str]:
-    """Those of the units that neither run nor are about to."""
-    return [
-        unit
-        for unit, values in units.properties(names, ["ActiveState"]).items()
-        if values.get("ActiveState") not in ("active", "activating")
     ]
 
 

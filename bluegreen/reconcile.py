@@ -109,9 +109,7 @@ def _start_live(context: Context, colour: str, wait: float) -> list[str]:
         units.systemctl("reset-failed", unit, check=False)
         units.systemctl("start", "--no-block", unit)
         done.append(f"started {unit}")
-    if processes.at_rest(processes.belonging(context, colour)):
-        processes.start_early(context, colour)
-        processes.start_late(context, colour)
+    if processes.start_units(processes.belonging(context, colour)):
         done.append(f"started the processes of {colour}")
     deadline = time.monotonic() + wait
     while done and not start.is_active(context.app, colour) and time.monotonic() < deadline:

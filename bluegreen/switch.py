@@ -51,7 +51,6 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
                 problem,
                 f"journalctl -u {units.web_unit(context.app, colour)}",
             )
-        processes.start_early(context, colour)
     previous = route.current_generation(context.paths)
     # the deadline first: the timer must never fire before it has passed, because it fires once
     deadline = Deadline.after(ttl)
