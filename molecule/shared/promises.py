@@ -326,11 +326,11 @@ class Deployment:
         # What a run writes down about itself does not serve.
         skip += " -name history.jsonl -o -name lease.json -o -name fence -o -name lock -o"
         places = f"srv/{app} var/lib/bluegreen/{app} etc/bluegreen etc/nginx etc/systemd/system"
-        shown = "Id,ActiveState,MainPID,NRestarts,ExecMainStartTimestampMonotonic"
+        units = f"systemctl list-units -q --plain --state=active '{app}@*' '{app}-*' nginx.service | cut -d' ' -f1"
         return self.everywhere(
             f"cd / && find {places} {skip} -printf '%p %y %m %u %l %s\\n' | LC_ALL=C sort;"
             f" readlink /var/lib/bluegreen/{app}/route; findmnt -rn -o TARGET,SOURCE -t squashfs | sort;"
-            f" systemctl show -p {shown} '{app}@*' '{app}-*' nginx.service | sort"
+            f" for unit in $({units}); do echo $unit $(systemctl show -P MainPID $unit); done"
         )
 
     # -- traffic

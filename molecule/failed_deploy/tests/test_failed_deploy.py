@@ -29,10 +29,10 @@ def drop_in(fleet: Deployment, host: str, colour: str, lines: str) -> Iterator[N
         fleet.on(host, f"rm -r {place}; systemctl daemon-reload")
 
 
-def refused(fleet: Deployment, release: str, *named: str) -> Ran:
+def refused(fleet: Deployment, release: str, *named: str, **extra: object) -> Ran:
     """Deploy what cannot work under traffic: told in three lines that name the reason; the old release goes on."""
     with fleet.under_load(rate=15):
-        ran = fleet.refuse("deploy.yml", sha=fleet.sha(release), watch=1)
+        ran = fleet.refuse("deploy.yml", sha=fleet.sha(release), watch=1, **extra)
         fleet.expect_live(OLD)
     for word in named:
         assert word in "\n".join(ran.lines[-3:]), f"the three lines should name {word!r}\n{ran.tail()}"
@@ -61,7 +61,7 @@ def test_an_old_release_that_answers_in_place_of_the_new_one_is_found_out(fleet:
         f"EnvironmentFile=\\nEnvironmentFile=/srv/orders/{live}/env\\nExecStart=\\nExecStart=/srv/orders/{live}/run/web"
     )
     with drop_in(fleet, "web2", colour, wrong):
-        refused(fleet, GOOD, "web2")
+        refused(fleet, GOOD, "web2", rollout_start_timeout=20)
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(fleet: Deployment) -> None:
@@ -72,7 +72,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(fleet: Deployment) -> None
 
 
 def test_a_host_that_breaks_after_the_switch_takes_all_back_and_the_commit_is_marked(fleet: Deployment) -> None:
-    process = fleet.start("deploy.yml", sha=fleet.sha(GOOD), watch=60)
+    process = fleet.start("deploy.yml", sha=fleet.sha(GOOD), watch=15, rollout_smoke_timeout=10)
     try:
         until(lambda: all(status["pending"] for status in fleet.status().values()), "the switch", 120)
         colour = fleet.status()["web2"]["pending"]["colour"]
