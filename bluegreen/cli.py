@@ -5,16 +5,13 @@ One JSON object on stdout, one line for a person on stderr, the exit status says
 
 from __future__ import annotations
 
-import argparse
-import getpass
 import json
 import os
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bluegreen import __version__
 from bluegreen.config import Paths, check_app_name, installed_apps, load_config
@@ -22,9 +19,14 @@ from bluegreen.context import Context
 from bluegreen.errors import BluegreenError, Code, bad_input, check_failed
 from bluegreen.verbs import VERBS, perform
 
+if TYPE_CHECKING:
+    import argparse
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser, made from the table of verbs."""
+    import argparse  # slow to import, and a batch needs none
+
     top = argparse.ArgumentParser(
         prog="bluegreen", description="What serves on this host, and how to change it. Run it with sudo."
     )
@@ -77,7 +79,7 @@ def make_context(app: str, root: Path, **caller: Any) -> Context:
 
 def person() -> str:
     """Who calls: the person behind sudo."""
-    return f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{os.uname().nodename}"
+    return f"{os.environ.get('SUDO_USER') or os.environ.get('USER') or 'root'}@{os.uname().nodename}"
 
 
 def single(options: argparse.Namespace, root: Path) -> dict[str, Any]:
@@ -199,6 +201,8 @@ def look_up(reference: dict[str, Any], results: dict[str, Any]) -> Any:
 
 def bug(verb: str) -> dict[str, Any]:
     """An error nobody foresaw: its last line for the caller, the whole of it on stderr."""
+    import traceback  # slow to import
+
     text = traceback.format_exc()
     print(text, file=sys.stderr)
     lines = text.strip().splitlines()
@@ -216,22 +220,30 @@ def show(answer: dict[str, Any]) -> None:
     print(json.dumps(answer, indent=2 if sys.stdout.isatty() else None, sort_keys=True, default=str))
 
 
+def batch_answer(app: str, root: Path) -> int:
+    """Run the batch on stdin and print its answer. The controller's way in: it needs no parser."""
+    try:
+        answer, status = batch(app, root, read_stdin())
+    except BluegreenError as problem:
+        answer, status = {"ok": False, "results": {}, "error": problem.as_dict("batch")}, int(problem.code)
+    show(answer)
+    return status
+
+
 def main(arguments: Sequence[str] | None = None, root: Path = Path("/")) -> int:
     """Run the program. Returns its exit status."""
     os.umask(0o022)
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:2] == ["batch", "--app"] and len(words) == 3:
+        return batch_answer(words[2], root)
+    options = parser().parse_args(words)
     if options.verb == "compile":
         from bluegreen.build import compile_installed
 
         show({"changed": compile_installed(Path(sys.argv[0]), options.out)})
         return 0
     if options.verb == "batch":
-        try:
-            answer, status = batch(options.app, root, read_stdin())
-        except BluegreenError as problem:
-            answer, status = {"ok": False, "results": {}, "error": problem.as_dict("batch")}, int(problem.code)
-        show(answer)
-        return status
+        return batch_answer(options.app, root)
     try:
         answer = single(options, root)
     except BluegreenError as problem:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import hmac
 import re
 import tomllib
 from pathlib import Path
@@ -193,4 +191,6 @@ def read_key(paths: Paths) -> bytes:
 
 def token(key: bytes, purpose: str) -> str:
     """A token derived from the application's key: `probe` shows who answered, `next` reaches the idle colour."""
-    return hmac.new(key, purpose.encode(), hashlib.sha256).hexdigest()
+    import hmac  # slow to import, and most verbs need no token
+
+    return hmac.new(key, purpose.encode(), "sha256").hexdigest()

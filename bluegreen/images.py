@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
@@ -180,6 +179,8 @@ def take_from_inbox(paths: Paths, config: HostConfig, manifest: dict[str, Any], 
     check_space(paths, config, size)
     final = paths.images / f"{name}.squashfs"
     temporary = paths.images / f"{files.TEMPORARY_PREFIX}{name}.squashfs"
+    import hashlib  # slow to import, and only `stage` needs it
+
     digest = hashlib.sha256()
     copied = 0
     try:

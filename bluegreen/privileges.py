@@ -7,7 +7,6 @@ import os
 import pwd
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +69,8 @@ def _child(work: Callable[[], Any], entry: pwd.struct_passwd, reader: int, write
                 }
             }
         except Exception:  # noqa: BLE001  told to the parent, which raises it
+            import traceback  # slow to import
+
             answer = {"crash": traceback.format_exc(limit=3).strip().splitlines()[-1]}
         with os.fdopen(writer, "wb") as stream:
             stream.write(json.dumps(answer).encode())

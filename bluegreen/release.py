@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import hmac
 import json
 import os
 import re
@@ -119,8 +117,10 @@ def environment_line(name: str, value: str) -> str:
 
 def release_id(key: bytes, sha: str, image_sha256: str, config: dict[str, Any]) -> str:
     """`<sha12>-<digest8>`: the digest is keyed, so that nobody can try out secrets against it."""
+    import hmac  # slow to import, and only `configure` needs it
+
     text = json.dumps([image_sha256, config], sort_keys=True, separators=(",", ":"))
-    return f"{sha[:12]}-{hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:8]}"
+    return f"{sha[:12]}-{hmac.new(key, text.encode(), 'sha256').hexdigest()[:8]}"
 
 
 def split_config(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

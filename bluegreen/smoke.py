@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -192,6 +191,7 @@ def compare(wanted: Any, found: Any, path: str) -> str:
 def read_page(text: str) -> tuple[list[str], str]:
     """The paths of a page's own assets, and its CSRF token."""
     from html.parser import HTMLParser  # slow to import
+    from urllib.parse import urlsplit
 
     links: list[str] = []
     tokens: list[str] = []
@@ -209,7 +209,7 @@ def read_page(text: str) -> tuple[list[str], str]:
                 tokens.append(values.get("value", ""))
 
     Reader().feed(text)
-    urls = [urllib.parse.urlsplit(link) for link in links]
+    urls = [urlsplit(link) for link in links]
     paths = [url.path for url in urls if url.path.startswith("/") and not url.netloc]
     return list(dict.fromkeys(paths)), (tokens or [""])[0]
 
@@ -231,6 +231,8 @@ def run_check(check: Check, target: Target, cookies: dict[str, str]) -> str:
     def ask(method: str, path: str, headers: dict[str, str], body: bytes | None) -> Response:
         return request(target.where, target.visitor, method, path, headers, body, cookies, check.timeout)
 
+    from urllib.parse import urlencode  # slow to import
+
     headers, body = dict(check.headers), check.body.encode() or None
     if check.form:
         fields = {name: str(value) for name, value in check.form["fields"].items()}
@@ -243,7 +245,7 @@ def run_check(check: Check, target: Target, cookies: dict[str, str]) -> str:
                 return "the form's page has no CSRF token"
             fields["csrfmiddlewaretoken"] = token
         headers["Content-Type"] = "application/x-www-form-urlencoded"
-        body = urllib.parse.urlencode(fields).encode()
+        body = urlencode(fields).encode()
     before = set(cookies)
     answer = ask(check.method, check.path, headers, body)
     problem = judge(check, answer, target.release)
@@ -256,11 +258,13 @@ def run_check(check: Check, target: Target, cookies: dict[str, str]) -> str:
 
 def check_assets(paths: Sequence[str], target: Target, timeout: float) -> str:
     """Whether every asset of a page is there. Behind nginx they are files; through the front they are asked for."""
+    from urllib.parse import unquote  # slow to import
+
     if not paths:
         return "the page names no assets"
     for path in paths:
         if path.startswith(target.static_url) and target.static_root:
-            if not Path(target.static_root, urllib.parse.unquote(path.removeprefix(target.static_url))).is_file():
+            if not Path(target.static_root, unquote(path.removeprefix(target.static_url))).is_file():
                 return f"{path} is not among the release's static files"
             continue
         status = request(target.where, target.visitor, "GET", path, timeout=timeout).status

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import socket
-import urllib.parse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
 
 MAX_BODY = 8 << 20
 STAMP = "X-Bluegreen-Release"
@@ -27,6 +29,9 @@ class Where:
 
     def connect(self, name: str, timeout: float) -> socket.socket:
         """A connected socket. `name` is the domain that TLS asks for."""
+        import socket  # slow to import, and most verbs ask nobody
+        import urllib.parse
+
         if self.target.startswith("/"):
             plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             plain.settimeout(timeout)
