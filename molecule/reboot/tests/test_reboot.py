@@ -48,7 +48,7 @@ class Watcher:
 
 
 @pytest.fixture
-def pending(fleet: Deployment) -> Iterator[None]:
+def pending(fleet: Deployment) -> Iterator[subprocess.Popen[bytes]]:
     """A deploy that has switched and not confirmed, and whose controller is then killed."""
     fleet.given(OLD)
     process = fleet.start(
@@ -57,11 +57,16 @@ def pending(fleet: Deployment) -> Iterator[None]:
     try:
         until(lambda: all(status["pending"] for status in fleet.status().values()), "the switch on all hosts", 120)
         assert all(found.startswith(fleet.sha(NEW)[:12]) for found in fleet.serving().values())
-        yield
+        yield process
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a controller without a word."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def boot_seconds(fleet: Deployment, host: str, unit: str, moment: str) -> float:
@@ -69,15 +74,17 @@ def boot_seconds(fleet: Deployment, host: str, unit: str, moment: str) -> float:
     return int(fleet.on(host, f"systemctl show -P {moment}TimestampMonotonic {unit}")) / 1e6
 
 
-@pytest.mark.usefixtures("pending")
-def test_after_a_power_cut_with_a_pending_switch_every_host_ends_on_the_confirmed_release(fleet: Deployment) -> None:
+def test_after_a_power_cut_with_a_pending_switch_every_host_ends_on_the_confirmed_release(
+    fleet: Deployment, pending: subprocess.Popen[bytes]
+) -> None:
+    watcher = Watcher(fleet, CUT)
     # The controller dies first, then two hosts; the third has its dead-man only.
-    subprocess.run(["pkill", "-KILL", "-f", f"deploy.yml.*{fleet.sha(NEW)}"], check=False)
+    kill(pending)
     cut_at = time.monotonic()
     podman = Podman()
     for name in CUT:
         podman("kill", "--signal", "KILL", f"bluegreen-fleet-{name}", what=f"cut the power of {name}")
-    watcher = Watcher(fleet, CUT).start()
+    watcher.start()
     try:
         subprocess.run(
             [REPO / "scripts" / "hosts", "up", fleet.inventory], check=True, capture_output=True, timeout=180
