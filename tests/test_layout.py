@@ -22,8 +22,8 @@ PLUGIN_NAME = re.compile(r"\b((?:ansible|community|containers|grafana|prometheus
 
 
 def tracked(*patterns: str) -> list[Path]:
-    """Files that git has or would add."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    """The files that git has: what a person leaves beside them, a report for example, is not the project's."""
+    command = ["git", "ls-files", "--", *patterns]
     names = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout.splitlines()
     return [path for name in sorted(set(names)) if (path := REPO / name).is_file() and not path.is_symlink()]
 

@@ -22,7 +22,7 @@ class Screen:
 
     @property
     def lines(self) -> list[str]:
-        return [re.sub(r"\d+\.\d s", "T", line) for line in self.text.splitlines()]
+        return [re.sub(r"(\d+ min )?\d+(\.\d)? s\b", "T", line) for line in self.text.splitlines()]
 
 
 class Show:
