@@ -185,6 +185,7 @@ def settings_problems(values: Mapping[str, Any], groups: Mapping[str, Any]) -> l
     for name, (kind, file, required) in SETTINGS.items():
         try:
             present, value = name in values, values.get(name)
+            look_through(value)
         except Exception as problem:  # noqa: BLE001  Ansible's template errors have no common public type
             problems.append(f"{name} cannot be computed: {one_line(problem)}: correct it in {file} or {ENVIRONMENT}")
             continue
@@ -202,6 +203,16 @@ def settings_problems(values: Mapping[str, Any], groups: Mapping[str, Any]) -> l
     for check in CHECKS:
         problems += check(known)
     return [*problems, *group_problems(known, groups)]
+
+
+def look_through(value: object) -> None:
+    """Look at every part of a value: Ansible computes a nested template, and fails, only then."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            look_through(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            look_through(item)
 
 
 def wrong(name: str, what: str) -> str:
