@@ -515,7 +515,7 @@ def up(path: Path, names: Sequence[str], *, bare: bool, rebuild: bool) -> int:
     network = f"bluegreen-{name}"
 
     with locked(STATE / "lock", lambda: progress("waiting for another scripts/hosts")):
-        existing = {item["labels"]["bluegreen.host"]: item for item in podman.containers(name)}
+        existing = _without_abandoned(podman, podman.containers(name))
         for host in hosts:
             _check_existing(host, existing.get(host.name))
         # "created": an earlier run was stopped before the host had its keys.
@@ -557,6 +557,20 @@ def up(path: Path, names: Sequence[str], *, bare: bool, rebuild: bool) -> int:
     return 0
 
 
+def abandoned(item: Mapping[str, Any], here: Path) -> bool:
+    """Whether a host's clone has no use for it: another clone's, and that is gone or its host does not run."""
+    root = Path(item["labels"].get("bluegreen.root", "/nowhere"))
+    return root != here and (item["state"] != "running" or not root.is_dir())
+
+
+def _without_abandoned(podman: Podman, found: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The hosts by name; those that nobody has a use for are removed."""
+    for item in found:
+        if abandoned(item, REPO):
+            _remove(podman, item["container"])
+    return {item["labels"]["bluegreen.host"]: item for item in found if not abandoned(item, REPO)}
+
+
 def _check_existing(host: Host, item: Mapping[str, Any] | None) -> None:
     if item is None:
         return
@@ -588,7 +602,7 @@ def down(path: Path, names: Sequence[str]) -> int:
     progress = Progress()
     podman = Podman()
     name = inventory_name(path)
-    found = {item["labels"]["bluegreen.host"]: item for item in podman.containers(name)}
+    found = _without_abandoned(podman, podman.containers(name))
     foreign = [item for item in found.values() if item["labels"].get("bluegreen.root") != str(REPO)]
     if foreign:
         labels = foreign[0]["labels"]

@@ -192,3 +192,14 @@ def test_all_problems_of_parallel_work_are_told() -> None:
 def test_a_bug_in_parallel_work_stays_a_bug() -> None:
     with pytest.raises(ZeroDivisionError):
         hosts.in_parallel(lambda host: print(1 / 0), [WEB1])
+
+
+@pytest.mark.parametrize(
+    ("root", "state", "gone"),
+    [("here", "exited", False), ("there", "running", False), ("there", "exited", True), ("nowhere", "running", True)],
+)
+def test_hosts_that_nobody_has_a_use_for_are_abandoned(tmp_path: Path, root: str, state: str, gone: bool) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    item = {"state": state, "labels": {"bluegreen.root": str(tmp_path / root)}}
+    assert hosts.abandoned(item, tmp_path / "here") is gone
