@@ -169,7 +169,8 @@ def test_a_complete_answer_is_no_failure(path: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["get", "fresh", "post"])
 def test_each_misbehaviour_has_its_class(path: str, category: str, says: str, kind: str) -> None:
     method = "POST" if kind == "post" else "GET"
-    report, server = shoot(tool.Shape(kind, path, method, body="a=1"), timeout=0.2)
+    # only the path that never answers may meet the timeout: a busy machine is slow
+    report, server = shoot(tool.Shape(kind, path, method, body="a=1"), timeout=0.2 if category == "timeout" else 10)
     assert report["failed"] == report["requests"] >= 2
     assert report["failed_by_class"] == {category: report["requests"]}
     assert says in report["failures"][0]["detail"]
