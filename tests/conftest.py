@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import ansible.module_utils
+from hypothesis import HealthCheck, settings
 
 # Plugins import their shared code as Ansible gives it to them: from ansible.module_utils.
 ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "plugins" / "module_utils"))
+
+# The tests run while images are built: how long an example takes says nothing.
+settings.register_profile("bluegreen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("bluegreen")

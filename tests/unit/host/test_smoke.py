@@ -278,7 +278,7 @@ def test_a_post_that_was_not_sent_is(site: Site) -> None:
     answer = site.run({"path": "/order/", "method": "POST"}, timeout=0.1)
     assert answer["checks"][0]["tries"] > 2
     assert "no answer: " in answer["checks"][0]["problem"]
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 def test_the_deadline_ends_it(site: Site) -> None:
