@@ -165,7 +165,7 @@ def migrate(context: Context, name: str, timeout: float) -> dict[str, Any]:
     if context.dry_run or not before:
         return {"applied": [], "pending": before, "seconds": 0.0, "output": []}
     started = time.monotonic()
-    # ignored by settings that set OPTIONS["options"] themselves: docs/migrations in the README of the role
+    # settings that set OPTIONS["options"] themselves win over this: libpq prefers a parameter to the environment
     extra = {"PGOPTIONS": f"-c lock_timeout={LOCK_TIMEOUT} -c idle_in_transaction_session_timeout=600s"}
     words = (python(context, name), "-m", "django", "migrate", "--no-input", "--no-color")
     status, output = run(context, name, "migrate", words, timeout, extra)
