@@ -120,6 +120,8 @@ def problems(fleet: Fleet, before: str | None = None) -> list[Problem]:
     for phase in PHASES:
         if phase == before:
             break
+        if phase in ("confirm", "revert") and committed(fleet):
+            continue  # the decision stands: a host that missed it follows by itself, see `unfinished`
         failed = [problem for host in fleet.hosts for problem in host_problems(fleet, phase, host)]
         found += failed
         if not failed and fleet.ran(phase):
@@ -371,9 +373,20 @@ def pending_migrations(fleet: Fleet) -> list[str]:
     return list(fleet.step("plan_migrations", fleet.migration_host, "migrate").get("pending") or [])
 
 
-def confirmed(fleet: Fleet) -> bool:
-    """Whether the switch is final on every host."""
-    return all(fleet.passed("confirm", host) for host in fleet.hosts)
+def confirmed_on(fleet: Fleet, host: str) -> bool:
+    """Whether a host has made the switch final, whatever came after that in the same call."""
+    decided = fleet.step("revert", host, "revert").get("decided")
+    return bool(fleet.step("confirm", host, "confirm")) or decided == "COMMIT"
+
+
+def committed(fleet: Fleet) -> bool:
+    """Whether the switch is final: no host confirms before all have passed, and one that has cannot go back."""
+    return any(confirmed_on(fleet, host) for host in fleet.hosts)
+
+
+def unfinished(fleet: Fleet) -> list[str]:
+    """Hosts that have not said that they confirmed a switch that is final."""
+    return [host for host in fleet.hosts if not confirmed_on(fleet, host)] if committed(fleet) else []
 
 
 def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
@@ -388,9 +401,11 @@ def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
     if phase == "preflight":
         return part != "again" or lease_contested(fleet, host)
     if phase == "settle":
-        return not fleet.check and bool(fleet.step("preflight", host, "lease").get("lease"))
+        # a confirmation that went well has settled in the same call
+        begun = bool(fleet.step("preflight", host, "lease").get("lease"))
+        return begun and not fleet.check and not fleet.passed("confirm", host)
     if phase == "revert":
-        return fleet.ran("switch") and bool(problems(fleet, "revert"))
+        return fleet.ran("switch") and bool(problems(fleet, "revert")) and not committed(fleet)
     if fleet.check and phase not in DRY:
         return False
     if phase in SINGLE and not first:
@@ -441,12 +456,12 @@ def holds(fleet: Fleet, condition: str, host: str) -> bool:
         return host != fleet.migration_host
     if condition == "for_real":
         return not fleet.check
-    if condition == "deployed":
-        return confirmed(fleet) and not fleet.rollback
+    if condition == "deploy":
+        return not fleet.rollback
     if condition == "serving":
-        return confirmed(fleet) or nothing_to_do(fleet)
+        return confirmed_on(fleet, host) or nothing_to_do(fleet)
     if condition == "failed":
-        return bool(fleet.of("start", host)) and not confirmed(fleet)
+        return bool(fleet.of("start", host)) and not committed(fleet)
     if condition == "drift":
         return bool(fleet.status(host).get("drift"))
     if condition == "had_live":
@@ -659,6 +674,7 @@ def ending(fleet: Fleet) -> str:
     """One word for the end.
 
     live, rolled back, nothing to do, planned; or refused (nothing was changed), failed (before the switch), reverted.
+    Asked during the confirmation, which writes it into the history, it says how the run ends if that goes well.
     """
     found = problems(fleet, "settle")
     if found and fleet.ran("switch"):
@@ -670,7 +686,7 @@ def ending(fleet: Fleet) -> str:
         return "planned"
     if nothing_to_do(fleet):
         return "nothing to do"
-    if confirmed(fleet):
+    if committed(fleet) or (fleet.ran("switch") and not fleet.ran("confirm")):
         return "rolled back" if fleet.rollback else "live"
     return "failed"
 

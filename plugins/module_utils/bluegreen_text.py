@@ -142,8 +142,8 @@ def _watch(hosts: Merged) -> str:
     return f"{count(rounds, 'round')} of checks passed"
 
 
-def _confirm(_: Merged) -> str:
-    return "the switch is final"
+def _confirm(hosts: Merged) -> str:
+    return ", ".join(["the switch is final", *_settled(hosts)])
 
 
 def _revert(hosts: Merged) -> str:
@@ -158,6 +158,10 @@ def _revert(hosts: Merged) -> str:
 
 
 def _settle(hosts: Merged) -> str:
+    return ", ".join(_settled(hosts)) or "lease released"
+
+
+def _settled(hosts: Merged) -> list[str]:
     parts = []
     stopped = sum(len((answer.get("processes") or {}).get("stopped") or []) for answer in hosts.values())
     removed = sum(len((answer.get("prune") or {}).get("removed") or []) for answer in hosts.values())
@@ -165,7 +169,7 @@ def _settle(hosts: Merged) -> str:
         parts.append(f"{count(stopped, 'old process')} stopped".replace("processs", "processes"))
     if removed:
         parts.append(f"{count(removed, 'old release')} removed")
-    return ", ".join(parts) or "lease released"
+    return parts
 
 
 DETAILS = {
@@ -228,10 +232,14 @@ def notes(fleet: Fleet, end: str) -> list[str]:
             f"static files that changed under the same hashed name keep their first bytes: {listed(differing)}"
         )
     if end in ("live", "rolled back", "nothing to do"):
+        late = fleets.unfinished(fleet)
+        for host in late:
+            found.append(f"{host} did not say that it confirmed; it does so by itself, see ansible-playbook status.yml")
         for host in fleet.hosts:
+            late_problems = fleets.host_problems(fleet, "confirm", host) if host not in late else []
             found += [
                 f"{host}: settling failed: {one_line(problem.what)}; the release serves all the same"
-                for problem in fleets.host_problems(fleet, "settle", host)
+                for problem in late_problems or fleets.host_problems(fleet, "settle", host)
             ]
     return found
 

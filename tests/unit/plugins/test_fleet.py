@@ -97,7 +97,8 @@ UP_TO_SMOKE: dict[str, Any] = {
     "smoke": answer("smoke"),
 }
 SWITCHED: dict[str, Any] = UP_TO_SMOKE | {"switch": answer("route", {"colour": "green"})}
-CONFIRMED: dict[str, Any] = SWITCHED | {"watch": answer(), "confirm": answer()}
+FINAL = answer("confirm", {"live": {"release": B}})
+CONFIRMED: dict[str, Any] = SWITCHED | {"watch": answer(), "confirm": FINAL}
 
 
 def next_phases(state: Fleet) -> dict[str, list[str]]:
@@ -134,9 +135,19 @@ def test_a_failed_switch_on_one_host_sends_all_back() -> None:
     assert fleets.ending(state) == "reverted"
 
 
-def test_a_confirmation_that_one_host_missed_sends_all_back() -> None:
-    state = fleet(CONFIRMED | {"confirm": {"web1": answer(), "web2": {"unreachable": True}, "web3": answer()}})
-    assert fleets.phase_hosts(state, "revert") == list(HOSTS)
+def test_a_confirmation_that_one_host_missed_is_final_all_the_same() -> None:
+    state = fleet(CONFIRMED | {"confirm": {"web1": FINAL, "web2": {"unreachable": True}, "web3": FINAL}})
+    assert fleets.phase_hosts(state, "revert") == []
+    assert fleets.phase_hosts(state, "settle") == ["web2"]
+    assert (fleets.ending(state), fleets.unfinished(state)) == ("live", ["web2"])
+
+
+def test_a_confirmation_of_which_nothing_was_heard_is_asked_for_once_more() -> None:
+    lost = CONFIRMED | {"confirm": dict.fromkeys(HOSTS, {"unreachable": True})}
+    assert fleets.phase_hosts(fleet(lost), "revert") == list(HOSTS)
+    assert fleets.ending(fleet(lost | {"revert": answer("revert", {"reverted": True})})) == "reverted"
+    decided = answer("revert", {"reverted": False, "decided": "COMMIT"})
+    assert fleets.ending(fleet(lost | {"revert": decided})) == "live"
 
 
 def test_nothing_goes_back_after_a_good_deploy() -> None:
@@ -145,8 +156,12 @@ def test_nothing_goes_back_after_a_good_deploy() -> None:
     assert fleets.ending(state) == "live"
 
 
-def test_a_failure_in_settle_does_not_change_the_outcome() -> None:
-    assert fleets.ending(fleet(CONFIRMED | {"settle": failed()})) == "live"
+def test_a_failure_after_the_confirmation_does_not_change_the_outcome() -> None:
+    late = failed("a worker died") | {"results": FINAL["results"]}
+    state = fleet(CONFIRMED | {"confirm": late})
+    assert (fleets.ending(state), fleets.phase_hosts(state, "revert")) == ("live", [])
+    assert fleets.phase_hosts(state, "settle") == list(HOSTS)
+    assert fleets.ending(fleet(CONFIRMED | {"confirm": late, "settle": failed()})) == "live"
 
 
 def test_the_lease_is_released_only_where_it_was_taken() -> None:
@@ -243,12 +258,13 @@ def rollback(before: dict[str, Any], to: str | None = None, **phases: Any) -> Fl
     return fleet(phases, inputs("rollback", to=to, watch=0.0), before)
 
 
-def test_a_warm_rollback_has_four_phases() -> None:
-    state = rollback(status(C, *HISTORY, idle=B))
-    assert next_phases(state) == {phase: list(HOSTS) for phase in ("preflight", "switch", "confirm", "settle")} | {
-        "confirm": list(HOSTS)
-    }
+def test_a_warm_rollback_is_three_calls_on_each_host() -> None:
+    state = rollback(status(C, *HISTORY, idle=B), switch=answer("route"))
     assert fleets.release(state) == B
+    assert {phase for phase in next_phases(state) if phase != "settle"} == {"preflight", "switch", "confirm"}
+    done = rollback(status(C, *HISTORY, idle=B), switch=answer("route"), confirm=FINAL)
+    assert fleets.phase_hosts(done, "settle") == []
+    assert fleets.ending(done) == "rolled back"
 
 
 def test_a_cold_target_is_started_and_checked_first() -> None:
@@ -352,13 +368,13 @@ def test_after_a_switch_the_fleet_is_confirmed_or_sent_back(rows: list[tuple[str
     phases: dict[str, Any] = dict(UP_TO_SMOKE)
     for phase, row in zip(LATE, rows, strict=True):
         if fleets.phase_hosts(fleet(phases), phase):
-            made = {"pass": answer(), "fail": failed(), "lost": None}
+            made = {"pass": FINAL if phase == "confirm" else answer(), "fail": failed(), "lost": None}
             phases[phase] = {host: made[verdict] for host, verdict in zip(HOSTS, row, strict=True)}
     state = fleet(phases)
     switched = any(phases.get("switch", {}).values())
     back = fleets.phase_hosts(state, "revert")
-    assert (fleets.ending(state) == "live") == fleets.confirmed(state)
-    assert back == ([] if fleets.confirmed(state) or not switched else list(HOSTS))
+    assert (fleets.ending(state) == "live") == fleets.committed(state)
+    assert back == ([] if fleets.committed(state) or not switched else list(HOSTS))
 
 
 # steps
@@ -395,8 +411,9 @@ def test_a_revert_blames_the_release_only_for_what_it_did() -> None:
 
 
 def test_steps_with_a_condition() -> None:
-    steps = [{"verb": "processes", "only": "serving"}, {"verb": "prune", "only": "deployed"}, {"verb": "note"}]
-    assert [call["verb"] for call in prepare(fleet(UP_TO_SMOKE), "web1", *steps)] == ["note"]
+    steps = [{"verb": "processes", "only": "serving"}, {"verb": "prune", "only": "deploy"}, {"verb": "note"}]
+    assert [call["verb"] for call in prepare(fleet(UP_TO_SMOKE), "web1", *steps)] == ["prune", "note"]
+    assert [call["verb"] for call in prepare(rollback(LIVE_A), "web1", *steps)] == ["note"]
     assert [call["verb"] for call in prepare(fleet(CONFIRMED), "web1", *steps)] == ["processes", "prune", "note"]
     with pytest.raises(ValueError, match="not a condition"):
         fleets.holds(fleet({}), "sometimes", "web1")
