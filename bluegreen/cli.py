@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bluegreen import __version__
+from bluegreen import __version__, units
 from bluegreen.config import Paths, check_app_name, installed_apps, load_config
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError, Code, bad_input, check_failed
@@ -233,7 +233,14 @@ def batch_answer(app: str, root: Path) -> int:
 def main(arguments: Sequence[str] | None = None, root: Path = Path("/")) -> int:
     """Run the program. Returns its exit status."""
     os.umask(0o022)
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return run(list(sys.argv[1:] if arguments is None else arguments), root)
+    finally:
+        units.finish_all()
+
+
+def run(words: list[str], root: Path) -> int:
+    """Do what the words of the command line say. Returns the exit status."""
     if words[:2] == ["batch", "--app"] and len(words) == 3:
         return batch_answer(words[2], root)
     options = parser().parse_args(words)

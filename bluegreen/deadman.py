@@ -1,11 +1,13 @@
 """The dead-man's timer: a switch that nobody confirms undoes itself.
 
 Armed before the switch, because a crash between the two must leave a timer without a switch and never the reverse.
+A timer whose switch is gone does nothing when it fires.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from bluegreen import units
 
@@ -17,15 +19,15 @@ def pattern(app: str) -> str:
     return f"bluegreen-deadman:{app}:*.timer"
 
 
-def arm(app: str, deploy_id: str, seconds: float, replaces: bool) -> None:
-    """Revert in `seconds` unless confirmed by then. `replaces`: an earlier timer is stopped once this one runs."""
-    old = timers(app) if replaces else []
-    units.run(
+def arm(app: str, deploy_id: str, seconds: float) -> tuple[str, Callable[[], None]]:
+    """Begin to arm: revert in `seconds` unless confirmed by then. Returns the timer, and what waits until it runs."""
+    name = f"bluegreen-deadman:{app}:{time.time_ns()}"
+    armed = units.begin(
         (
             "systemd-run",
             "--quiet",
             "--collect",
-            f"--unit=bluegreen-deadman:{app}:{time.time_ns()}",
+            f"--unit={name}",
             f"--on-active={seconds:.3f}s",
             "--timer-property=AccuracySec=10ms",
             # a full disk or a busy host must not make the one call the last; 3 s stay below the start limit
@@ -40,15 +42,14 @@ def arm(app: str, deploy_id: str, seconds: float, replaces: bool) -> None:
             deploy_id,
         )
     )
-    if old:
-        units.systemctl("stop", *old, check=False)
+    return f"{name}.timer", armed
 
 
 def timers(app: str) -> list[str]:
     """The armed timers of an application."""
-    return units.loaded(pattern(app))
+    return list(units.listed(pattern(app)))
 
 
-def disarm(app: str) -> None:
-    """Stop every timer of the application."""
-    units.systemctl("stop", pattern(app), check=False)
+def disarm(app: str, timer: str = "") -> None:
+    """Stop a timer, or all of the application. Does not wait: the call's end does."""
+    units.begin(("systemctl", "--no-ask-password", "stop", timer or pattern(app)))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from bluegreen import files, release, units
 from bluegreen.config import COLOURS, Paths, other
@@ -52,9 +53,7 @@ def wanted_dropins(app: str, colour: str, processes: Sequence[Process]) -> dict[
 def sync(paths: Paths, colour: str, processes: Sequence[Process]) -> bool:
     """Make the drop-ins of a colour those of its release. True if systemd must read them again."""
     wanted = wanted_dropins(paths.app, colour, processes)
-    present = {
-        str(path.relative_to(paths.units)): path for path in paths.units.glob(f"{paths.app}-{colour}@*.d/{DROPIN}")
-    }
+    present = {str(path.relative_to(paths.units)): path for path in dropins(paths, colour)}
     changed = False
     for name, path in present.items():
         if name not in wanted:
@@ -69,6 +68,11 @@ def sync(paths: Paths, colour: str, processes: Sequence[Process]) -> bool:
             files.write_file(path, content)
             changed = True
     return changed
+
+
+def dropins(paths: Paths, colour: str) -> list[Path]:
+    """The drop-ins of a colour; a process runs only where there is one."""
+    return list(paths.units.glob(f"{paths.app}-{colour}@*.d/{DROPIN}"))
 
 
 def unread(app: str, colour: str, processes: Sequence[Process]) -> bool:
@@ -104,11 +108,13 @@ def early_units(context: Context, colour: str) -> list[str]:
     return [unit for process in wanted for unit in copies(context.app, colour, process)]
 
 
-def start_units(names: Sequence[str]) -> list[str]:
+def start_units(names: Sequence[str], states: dict[str, str] | None = None) -> list[str]:
     """Start those of the units that do not run; does not wait. systemd stops the rivals of late ones first."""
-    states = {unit: values.get("ActiveState") for unit, values in units.properties(names, ["ActiveState"]).items()}
-    missing = [unit for unit in names if states[unit] not in ("active", "activating")]
-    if failed := [unit for unit in missing if states[unit] == "failed"]:
+    if states is None:
+        found = units.properties(names, ["ActiveState"])
+        states = {unit: values.get("ActiveState", "") for unit, values in found.items()}
+    missing = [unit for unit in names if states.get(unit) not in ("active", "activating")]
+    if failed := [unit for unit in missing if states.get(unit) == "failed"]:
         units.systemctl("reset-failed", *failed, check=False)
     if missing:
         units.systemctl("start", "--no-block", *missing)
@@ -122,14 +128,19 @@ def start_early(context: Context, colour: str) -> list[str]:
     return names
 
 
-def running(app: str, colour: str) -> list[str]:
-    """Units of a colour's processes and timers that systemd has loaded and that are not at rest."""
-    return units.loaded(f"{app}-{colour}@*.service", f"{app}-{colour}@*.timer")
+def running(app: str, *colours: str) -> dict[str, str]:
+    """Units of the colours' processes and timers that systemd has loaded and that are not at rest → state."""
+    return units.listed(*(f"{app}-{colour}@*.{kind}" for colour in colours for kind in ("service", "timer")))
 
 
 def stop(context: Context, colour: str, wait: bool, timeout: float = 3600) -> list[str]:
-    """Ask a colour's processes to finish and stop. Timers first, so that none starts anew."""
-    names = sorted(running(context.app, colour), key=lambda name: not name.endswith(".timer"))
+    """Ask a colour's processes to finish and stop."""
+    return stop_units(running(context.app, colour), wait, timeout)
+
+
+def stop_units(found: Iterable[str], wait: bool, timeout: float = 3600) -> list[str]:
+    """Ask units to finish and stop. Timers first, so that none starts anew."""
+    names = sorted(found, key=lambda name: not name.endswith(".timer"))
     if names:
         units.systemctl("stop", *([] if wait else ["--no-block"]), *names, timeout=timeout)
         if wait:
@@ -171,9 +182,12 @@ def stay_alive(names: Sequence[str], seconds: float) -> None:
 
 def settle(context: Context, colour: str, wait: bool, alive: float) -> dict[str, object]:
     """Move what must run once to the live colour, and let the other colour's processes finish and stop."""
-    names = belonging(context, colour)
-    started = start_units(names)
-    stopped = stop(context, other(colour), wait)
+    names, rest = belonging(context, colour), other(colour)
+    if not names and not of_colour(context.paths, rest) and not dropins(context.paths, rest):
+        return {"started": [], "stopped": []}  # no process of this application can run: nothing to ask systemd
+    states = running(context.app, colour, rest)
+    started = start_units(names, states)
+    stopped = stop_units([unit for unit in states if unit.startswith(f"{context.app}-{rest}@")], wait)
     if alive > 0:
         stay_alive([name for name in names if name.endswith(".service")], alive)
     return {"started": started, "stopped": stopped}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import time
 from typing import Any
@@ -11,6 +12,7 @@ from bluegreen import deadman, files, images, processes, prune, release, route, 
 from bluegreen.config import COLOURS, other
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError
+from bluegreen.state import Live, Pending
 
 
 def prepare_directories(context: Context) -> None:
@@ -60,16 +62,8 @@ def reconcile(context: Context, wait: float) -> dict[str, Any]:
     except BluegreenError:
         serve_route(context)
         raise
-    if pending and live and switch.committed(live, pending):
-        switch.finish_confirm(context, live, pending)
-        done.append(f"finished the confirmation of {live.release}")
-    elif pending and pending.deadline.left() <= 0:
-        switch.revert(context, "the host restarted or the deadline passed before it was confirmed", bad=False)
-        done.append(f"reverted the unconfirmed switch to {pending.release}")
+    done += settle_pending(context, live, pending)
     pending = state.pending()
-    if pending and not deadman.timers(context.app):
-        deadman.arm(context.app, pending.deploy_id, pending.deadline.left(), replaces=False)
-        done.append("armed the dead-man's timer again")
     if live and not pending:
         if release.resolved(paths, live.colour) != live.release and release.complete(paths, live.release):
             files.replace_symlink(paths.colour(live.colour), f"releases/{live.release}")
@@ -89,6 +83,26 @@ def reconcile(context: Context, wait: float) -> dict[str, Any]:
     if done:
         state.append_history("reconcile", done=done)
     return {"done": done, "problems": problems, "changed": bool(done)}
+
+
+def settle_pending(context: Context, live: Live | None, pending: Pending | None) -> list[str]:
+    """Finish or undo a switch whose time has passed, and see that there is a timer exactly while one is pending."""
+    done = []
+    if pending and live and switch.committed(live, pending):
+        switch.finish_confirm(context, live, pending)
+        done.append(f"finished the confirmation of {live.release}")
+    elif pending and pending.deadline.left() <= 0:
+        switch.revert(context, "the host restarted or the deadline passed before it was confirmed", bad=False)
+        done.append(f"reverted the unconfirmed switch to {pending.release}")
+    pending, armed = context.state.pending(), deadman.timers(context.app)
+    if pending and not armed:
+        timer, running = deadman.arm(context.app, pending.deploy_id, pending.deadline.left())
+        running()
+        context.state.set_pending(dataclasses.replace(pending, timer=timer))
+        done.append("armed the dead-man's timer again")
+    if armed and not pending:
+        deadman.disarm(context.app)  # of a call that was killed between arming and its switch
+    return done
 
 
 def serve_route(context: Context) -> None:

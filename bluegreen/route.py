@@ -39,7 +39,14 @@ def links(paths: Paths, live: str, share: int, statics: dict[str, str], fallback
 
 
 def write(paths: Paths, content: dict[str, str]) -> str:
-    """Make `content` the route. Returns the new generation's name; traffic moves at the rename."""
+    """Make `content` the route. Returns the new generation's name."""
+    generation = prepare(paths, content)
+    use(paths, generation)
+    return generation
+
+
+def prepare(paths: Paths, content: dict[str, str]) -> str:
+    """Make a generation that nobody follows yet. Returns its name."""
     paths.routes.mkdir(exist_ok=True)
     # always above what is there, also after the clock was set back: the oldest are removed below
     newest = max((int(path.name) for path in paths.routes.iterdir() if path.name.isdigit()), default=0)
@@ -48,10 +55,14 @@ def write(paths: Paths, content: dict[str, str]) -> str:
         aside.chmod(0o755)
         for name, target in content.items():
             os.symlink(target, aside / name)
+    return generation
+
+
+def use(paths: Paths, generation: str) -> None:
+    """Follow a generation: traffic moves at the rename. The oldest generations go."""
     files.replace_symlink(paths.route, f"routes/{generation}")
     for old in sorted(int(path.name) for path in paths.routes.iterdir() if path.name.isdigit())[:-KEPT_GENERATIONS]:
         files.remove_tree(paths.routes / str(old))
-    return generation
 
 
 def read(paths: Paths) -> dict[str, str] | None:

@@ -19,6 +19,7 @@ from bluegreen.web import STAMP, NoAnswer, Response, Visitor, Where, request
 TRANSIENT = (429, 502, 503, 504)
 ATTEMPTS = 3
 PAUSE = 0.2
+WRONG = 3.0  # seconds another release may answer: longer, and it is not the old process on its way out
 NOT_YET = 10.0  # seconds that JSON may still say something else: workers of a colour that was idle are just starting
 
 
@@ -329,13 +330,17 @@ def run(checks: Sequence[Check], target: Target, session: dict[str, str] | None,
 
 
 def identity(target: Target, times: int, timeout: float) -> str:
-    """Ask `times` times as a new visitor who answers. Returns what is wrong."""
+    """Ask `times` times as a new visitor who answers. Returns what is wrong.
+
+    Waits up to `timeout` seconds for an answer, and no longer than WRONG while another release answers.
+    """
     deadline = time.monotonic() + timeout
-    asked = 0
+    asked, wrong_since = 0, 0.0
     while asked < times:
         try:
             answer = request(target.where, target.visitor, "GET", "/", timeout=10)
             stamp = answer.header(STAMP)
+            wrong_since = (wrong_since or time.monotonic()) if stamp and stamp != target.release else 0.0
             problem = (
                 ""
                 if stamp == target.release
@@ -343,8 +348,9 @@ def identity(target: Target, times: int, timeout: float) -> str:
             )
         except NoAnswer as failure:
             problem = f"no answer: {failure}"
+            wrong_since = 0.0
         if problem:
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= (min(deadline, wrong_since + WRONG) if wrong_since else deadline):
                 return problem
             time.sleep(PAUSE)
             continue

@@ -55,9 +55,16 @@ def statics(context: Context) -> dict[str, str]:
     }
 
 
+def prepare_route(context: Context, live: str, share: int = 0, fallback: bool = False) -> str:
+    """Make a generation from the colours' releases. `share` goes to the colour that is not `live`."""
+    return route.prepare(context.paths, route.links(context.paths, live, share, statics(context), fallback))
+
+
 def write_route(context: Context, live: str, share: int = 0, fallback: bool = False) -> str:
-    """Make a route from the colours' releases. `share` goes to the colour that is not `live`."""
-    return route.write(context.paths, route.links(context.paths, live, share, statics(context), fallback))
+    """Make a route from the colours' releases, and follow it."""
+    generation = prepare_route(context, live, share, fallback)
+    route.use(context.paths, generation)
+    return generation
 
 
 def stop_colour(context: Context, colour: str, ceiling: float) -> int:

@@ -101,6 +101,7 @@ class Pending:
     deadline_boot: str
     deadline_at: float
     since: str
+    timer: str = ""  # the dead-man's; empty in what an older version wrote
 
     @property
     def deadline(self) -> Deadline:

@@ -17,7 +17,7 @@ from typing import Any
 from bluegreen import deadman, processes, release, route, smoke, start, units, web
 from bluegreen.config import other
 from bluegreen.context import Context
-from bluegreen.errors import bad_input, check_failed, refused
+from bluegreen.errors import BluegreenError, bad_input, check_failed, refused
 from bluegreen.privileges import call
 from bluegreen.state import Deadline, Live, Pending, Record, now
 
@@ -35,7 +35,8 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
             f"bluegreen revert --app {context.app}",
         )
     colour = other(live.colour) if live else start.idle_colour(context)
-    if release.resolved(context.paths, colour) != name or not start.is_active(context.app, colour):
+    # a fresh answer of the release itself says more than systemd does
+    if release.resolved(context.paths, colour) != name or not (fresh or start.is_active(context.app, colour)):
         raise refused(
             f"{name} does not run on the {colour} colour", "", f"bluegreen start --app {context.app} --release {name}"
         )
@@ -43,19 +44,24 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
         raise refused("there is no live release to share with", "", "deploy without a canary first")
     if context.dry_run:
         return {"colour": colour, "share": share}
-    if fresh:
-        problem = start.answers(context, colour, name, 5)
-        if problem:
+    previous = route.current_generation(context.paths)
+    sha = str(release.config_of(context.paths, name)["sha"])
+    # the deadline first: the timer must never fire before it has passed, because it fires once
+    deadline = Deadline.after(ttl)
+    timer, armed = deadman.arm(context.app, context.deploy_id, ttl)
+    try:
+        # beside systemd's work
+        if fresh and (problem := start.answers(context, colour, name, 5)):
             raise check_failed(
                 f"the warm {colour} colour does not answer",
                 problem,
                 f"journalctl -u {units.web_unit(context.app, colour)}",
             )
-    previous = route.current_generation(context.paths)
-    # the deadline first: the timer must never fire before it has passed, because it fires once
-    deadline = Deadline.after(ttl)
-    deadman.arm(context.app, context.deploy_id, ttl, replaces=pending is not None)
-    sha = str(release.config_of(context.paths, name)["sha"])
+        generation = start.prepare_route(context, colour if live is None else live.colour, share if live else 0)
+        armed()
+    except (BluegreenError, OSError):
+        deadman.disarm(context.app, timer)
+        raise
     state.set_pending(
         Pending(
             colour,
@@ -67,10 +73,13 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
             deadline.boot,
             deadline.at,
             pending.since if pending else now(),
+            timer,
         )
     )
-    generation = start.write_route(context, colour if live is None else live.colour, 0 if live is None else share)
+    route.use(context.paths, generation)
     switched_at = time.time()
+    if pending:
+        deadman.disarm(context.app, pending.timer)
     state.append_history(
         "route", release=name, sha=sha, share=share, deploy_id=context.deploy_id, generation=generation
     )
@@ -84,8 +93,12 @@ def extend(context: Context, ttl: float) -> dict[str, Any]:
         return {"extended": False}
     deadline = Deadline.after(ttl)
     # the timer names the deploy that is pending, whoever extends it
-    deadman.arm(context.app, pending.deploy_id, ttl, replaces=True)
-    context.state.set_pending(dataclasses.replace(pending, deadline_boot=deadline.boot, deadline_at=deadline.at))
+    timer, armed = deadman.arm(context.app, pending.deploy_id, ttl)
+    armed()
+    context.state.set_pending(
+        dataclasses.replace(pending, deadline_boot=deadline.boot, deadline_at=deadline.at, timer=timer)
+    )
+    deadman.disarm(context.app, pending.timer)
     return {"extended": True}
 
 
@@ -147,7 +160,7 @@ def finish_confirm(context: Context, chosen: Live, pending: Pending) -> None:
         "confirm", release=chosen.release, sha=chosen.sha, kind=kind, deploy_id=chosen.deploy_id, fence=chosen.fence
     )
     state.clear_pending()
-    deadman.disarm(context.app)
+    deadman.disarm(context.app, pending.timer)
 
 
 def may_fall_back(context: Context, colour: str) -> bool:
@@ -186,7 +199,7 @@ def revert(context: Context, why: str, bad: bool) -> dict[str, Any]:
     if bad:
         mark(context, pending.release, "bad", why)
     state.clear_pending()
-    deadman.disarm(context.app)
+    deadman.disarm(context.app, pending.timer)
     state.append_history(
         "revert", release=pending.release, sha=pending.sha, why=why, deploy_id=context.deploy_id or pending.deploy_id
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bluegreen.errors import BluegreenError, Code
 
@@ -43,6 +43,43 @@ def run(
     return done
 
 
+_running: list[subprocess.Popen[str]] = []
+
+
+def begin(command: Sequence[str]) -> Callable[[], None]:
+    """Start a program of the system beside this one. What is returned waits for it, and raises when it failed."""
+    try:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8"
+        )
+    except FileNotFoundError:
+        raise BluegreenError(
+            Code.NOT_PROVISIONED, f"{command[0]} is not installed", "", "run ansible-playbook provision.yml"
+        ) from None
+    _running.append(child)
+
+    def finish() -> None:
+        _running.remove(child)
+        try:
+            _, said = child.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+            raise BluegreenError(Code.CHECK_FAILED, f"{' '.join(command[:3])} did not end within 60 s") from None
+        if child.returncode:
+            what = f"{' '.join(command[:4])} failed with status {child.returncode}"
+            raise BluegreenError(Code.CHECK_FAILED, what, last_line(said))
+
+    return finish
+
+
+def finish_all() -> None:
+    """Wait for what `begin` started and nobody waited for; whether it succeeded does not matter."""
+    while _running:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _running.pop().communicate(timeout=10)
+
+
 def last_line(text: str) -> str:
     """The last line that says something."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -65,8 +102,8 @@ def properties(units: Sequence[str], names: Sequence[str]) -> dict[str, dict[str
     return result
 
 
-def loaded(*patterns: str) -> list[str]:
-    """The units that match and are active, starting, stopping or failed."""
+def listed(*patterns: str) -> dict[str, str]:
+    """The units that match and are active, starting, stopping or failed, each with its state."""
     text = systemctl(
         "list-units",
         "--plain",
@@ -76,7 +113,8 @@ def loaded(*patterns: str) -> list[str]:
         "--state=active,activating,deactivating,reloading,failed",
         *patterns,
     )
-    return [line.split()[0] for line in text.splitlines() if line.strip()]
+    rows = [line.split() for line in text.splitlines() if line.strip()]
+    return {row[0]: row[2] for row in rows}
 
 
 def journal(unit: str, since: float, lines: int = 20) -> list[str]:

@@ -221,7 +221,7 @@ def processes_verb(context: Context, params: Params) -> Answer:
     if live is None:
         return {"started": [], "stopped": []}
     if context.dry_run:
-        return {"started": [], "stopped": processes.running(context.app, other(live.colour))}
+        return {"started": [], "stopped": list(processes.running(context.app, other(live.colour)))}
     if action == "stop":
         return {"started": [], "stopped": processes.stop(context, other(live.colour), params["wait"])}
     return processes.settle(context, live.colour, params["wait"], params["alive"])

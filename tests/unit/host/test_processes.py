@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bluegreen import processes, release
+from bluegreen import processes, release, units
 from bluegreen.errors import BluegreenError, Code
 
 PROCESSES = {
@@ -159,3 +159,15 @@ def test_reconcile_corrects_what_somebody_edited(host: Any) -> None:
     host.do("reconcile")
     assert host.routed() == {b: 100}
     assert host.do("status")["drift"] == []
+
+
+def test_a_program_beside_this_one() -> None:
+    units.begin(("true",))()
+    waits = units.begin(("sh", "-c", "echo first; echo it is broken >&2; exit 3"))
+    with pytest.raises(BluegreenError, match=r"sh -c .* failed with status 3: it is broken") as caught:
+        waits()
+    assert caught.value.code is Code.CHECK_FAILED
+    with pytest.raises(BluegreenError, match="no-such-program is not installed"):
+        units.begin(("no-such-program",))
+    units.begin(("false",))  # nobody asks how it went
+    units.finish_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 import urllib.parse
@@ -316,6 +317,19 @@ def test_read_page() -> None:
     )
     assert smoke.read_page(text) == (["/a.css", "/b.png"], "one")
     assert smoke.read_page("<<<not html &&& <img src=/x") == ([], "")
+
+
+def test_another_release_that_goes_on_answering_is_refused_early(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smoke, "WRONG", 0.1)
+    begun = time.monotonic()
+    other = dataclasses.replace(site.target, release="another")
+    assert "not by another" in smoke.identity(other, 1, 30)
+    assert 0.1 <= time.monotonic() - begun < 5
+    # one that does not answer yet is waited for
+    site.pages["/"] = [(503, [], b"")]
+    begun = time.monotonic()
+    assert "status 503" in smoke.identity(site.target, 1, 0.5)
+    assert time.monotonic() - begun >= 0.5
 
 
 def test_identity_and_warm(site: Site) -> None:

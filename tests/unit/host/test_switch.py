@@ -12,6 +12,7 @@ import pytest
 from bluegreen import deadman, smoke, state, switch
 from bluegreen.errors import BluegreenError, Code
 from bluegreen.state import Live, Record
+from bluegreen.web import STAMP
 
 
 def fails(code: Code, words: str, call: Any, *arguments: Any, **options: Any) -> BluegreenError:
@@ -165,6 +166,54 @@ def test_choose_target_by_records_alone() -> None:
     fails(Code.REFUSED, "nothing to roll back to", switch.choose_target, live, records, present - {records[2].id}, None)
 
 
+PROCESSES = {"worker": {"command": "celery", "count": 2}, "beat": {"command": "beat", "singleton": True}}
+
+
+@pytest.mark.parametrize(("processes", "settle"), [({}, []), (PROCESSES, ["list-units", "start", "stop"])])
+def test_what_a_warm_rollback_asks_of_systemd(host: Any, processes: dict[str, Any], settle: list[str]) -> None:
+    """Each question costs about 15 ms, and a rollback is waited for."""
+    for number in (1, 2):
+        host.deploy(number, number, processes=processes)
+        host.do("processes", f"deploy-{number}", action="settle")
+    host.system.calls.clear()
+    target = host.do("rollback_target")["release"]
+    assert len(host.system.calls) == 1
+    for verb, params, asked in (
+        ("lease", {"action": "take", "brief": True}, ["show"]),
+        ("route", {"release": target, "kind": "rollback", "fresh": True}, ["systemd-run"]),
+        ("smoke", {"release": target, "target": "front"}, []),
+        ("confirm", {"release": target}, ["stop"]),
+        ("processes", {"action": "settle", "wait": False}, settle),
+        ("prune", {}, []),
+        ("lease", {"action": "release"}, []),
+    ):
+        host.system.calls.clear()
+        host.do(verb, "rollback", 3, **params)
+        assert [call[2] if call[0] == "systemctl" else call[0] for call in host.system.calls] == asked, verb
+    assert host.routed() == {target: 100}
+    assert host.system.timers == {}
+
+
+def test_a_fresh_answer_is_asked_of_the_release_itself(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = host.deploy(1, 1), host.deploy(2, 2)
+    monkeypatch.setattr(smoke, "PAUSE", 10)
+    host.servers.pop("blue").close()
+    asked = smoke.identity
+    monkeypatch.setattr(smoke, "identity", lambda target, times, timeout: asked(target, times, 0))
+    fails(Code.CHECK_FAILED, "blue colour does not answer", host.do, "route", "d3", release=a, fresh=True)
+    assert host.routed() == {b: 100}
+    assert host.system.timers == {}
+    assert state.State(host.paths).pending() is None
+
+
+def test_a_wrong_release_on_the_new_socket_fails_the_start_soon(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = host.deploy(1, 1), host.release(2, "deploy-2", 2)
+    monkeypatch.setattr(smoke, "WRONG", 0.1)
+    monkeypatch.setattr(host, "answer", lambda *request: (200, [(STAMP, a)], b""))
+    fails(Code.CHECK_FAILED, f"answered by {a}, not by {b}", host.do, "start", "deploy-2", 2, release=b, timeout=60.0)
+    assert host.routed() == {a: 100}
+
+
 # the dead-man
 
 
@@ -208,9 +257,10 @@ def test_the_deadline_has_passed_when_the_timer_fires(host: Any, monkeypatch: py
     a, b = host.deploy(1, 1), host.deploy(2, 2, confirm=False)
     arm = deadman.arm
 
-    def slow(*arguments: Any, **options: Any) -> None:
-        arm(*arguments, **options)
+    def slow(*arguments: Any) -> Any:
+        armed = arm(*arguments)
         host.system.clock += 0.7
+        return armed
 
     monkeypatch.setattr(deadman, "arm", slow)
     host.do("route", "deploy-2", 2, release=b, ttl=10) if verb == "route" else host.do("extend", "deploy-2", 2, ttl=10)
