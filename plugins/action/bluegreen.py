@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +27,29 @@ from plugins.module_utils.bluegreen_fleet import Fleet  # noqa: E402
 from plugins.module_utils.bluegreen_hostvars import read_fleet  # noqa: E402
 
 CHANGING = ("stage", "migrate", "start", "switch", "confirm", "revert", "settle")
-PAUSE = 0.5  # seconds between two attempts to take a lease
+PAUSE = 1.0  # seconds between two attempts to take a lease
+REMIND = 15.0  # seconds between two lines that say who is waited for
 
 
 class ActionModule(ActionBase):
     """`bluegreen: {phase, app, steps, always}`; see plugins/modules/bluegreen.py."""
 
-    _VALID_ARGS = frozenset(("phase", "app", "steps", "always", "patience"))
+    _VALID_ARGS = frozenset(("phase", "app", "steps", "always"))
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         task_vars = task_vars or {}
         result: dict[str, Any] = super().run(tmp, task_vars)
         args = inputs_of.plain(self._task.args)
-        host = str(task_vars["inventory_hostname"])
+        host = self._task_host = str(task_vars["inventory_hostname"])
         fleet = read_fleet(task_vars["hostvars"], task_vars.get("ansible_play_hosts_all") or [host])
         if args["phase"] in fleets.PHASES and not fleet.inputs.get("deploy_id"):
             return {**result, **refuse_limit()}
         answer = self._phase(args, fleet, host, task_vars)
         secret = calls.session_of(answer["results"]) if args["phase"] == "smoke" else None
         result |= answer | {"phase": args["phase"], "host": host, "results": calls.without_secrets(answer["results"])}
+        if args["phase"] == "watch":
+            result["watched"] = fleet.watched(host) + max(0.5, calls.seconds_of(answer))
         result["changed"] = not fleet.check and args["phase"] in CHANGING and bool(answer["results"])
         if secret:
             # the other hosts use it; nothing may print it
@@ -64,10 +67,12 @@ class ActionModule(ActionBase):
         app, always = args["app"], args.get("always") or []
         try:
             answer = self._call(app, fleet, host, [*args["steps"], *always], given)
-            until = time.monotonic() + float(args.get("patience") or 0)
-            while calls.lease_held(answer) and time.monotonic() < until:
-                time.sleep(PAUSE)
-                answer = self._call(app, fleet, host, args["steps"], given)
+            if args["phase"] == "preflight":
+                answer = self._wait_for_lease(answer, lambda: self._call(app, fleet, host, args["steps"], given), fleet)
+                if calls.resumed(answer["results"]):
+                    # what the host told of itself before is no longer true
+                    again = self._call(app, fleet, host, args["steps"][:1], given)
+                    answer = again | {"results": answer["results"] | again["results"]}
             if answer.get("stopped") == "stage" and not fleet.check:
                 given["image"], sent = self._upload(fleet, app)
                 answer = self._call(app, fleet, host, args["steps"], given) | {"sent": sent}
@@ -78,6 +83,19 @@ class ActionModule(ActionBase):
             user = str(self._play_context.remote_user or task_vars.get("ansible_user") or "the deploy user")
             error = calls.unreachable(host, user, str(failure))
             return {"verdict": "fail", "results": {}, "error": error, "unreachable": True, "msg": error["what"]}
+
+    def _wait_for_lease(
+        self, answer: dict[str, Any], ask: Callable[[], dict[str, Any]], fleet: Fleet
+    ) -> dict[str, Any]:
+        """With `-e wait=`: ask again while another run holds the lease, and say who is waited for."""
+        until, said = time.monotonic() + float(fleet.inputs.get("wait") or 0), -REMIND
+        while calls.lease_held(answer) and time.monotonic() < until:
+            if time.monotonic() - said >= REMIND and fleet.hosts[0] == self._task_host:
+                said = time.monotonic()
+                self._display.display(f"  waiting: {answer['error']['what']}")
+            time.sleep(PAUSE)
+            answer = ask()
+        return answer
 
     def _call(self, app: str, fleet: Fleet, host: str, steps: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         prepared = fleets.prepare(steps, fleet, host, given)

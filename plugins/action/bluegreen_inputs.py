@@ -43,7 +43,11 @@ TYPED = (
     "html",
     "plan_out",
     "schema",
+    "wait",
+    "without",
+    "lease",
 )
+MAX_WAIT = 86400  # seconds
 
 
 class ActionModule(ActionBase):
@@ -72,6 +76,8 @@ class ActionModule(ActionBase):
         hostvars = task_vars["hostvars"]
         checked = hosts if verb == "deploy" else hosts[:1]
         values = {host: read_settings(hostvars[host], full=verb == "deploy") for host in checked}
+        main = asked.check_hosts(hosts, values[hosts[0]].get("migration_host"))
+        without = asked.check_without(given["without"], hosts, main) if verb in ("deploy", "rollback") else []
         for host in checked:
             problems = settings_problems(values[host], task_vars["groups"]) if verb == "deploy" else []
             if problems:
@@ -80,10 +86,14 @@ class ActionModule(ActionBase):
         found = {
             "verb": verb,
             "app": asked.check_app(first.get("app_name")),
-            "hosts": hosts,
-            "migration_host": asked.check_hosts(hosts, first.get("migration_host")),
+            "hosts": [host for host in hosts if host not in without],
+            "without": without,
+            "migration_host": main,
             "deploy_id": asked.deploy_id(datetime.datetime.now(datetime.UTC), secrets.token_hex(3)),
-            "holder": asked.holder(getpass.getuser(), os.uname().nodename, os.environ),
+            "holder": asked.holder(getpass.getuser(), os.uname().nodename),
+            "run_url": asked.run_url(os.environ),
+            "process": os.getppid(),  # this task has a process of its own
+            "wait": asked.check_seconds("wait", given["wait"], 0.0, MAX_WAIT),
             "check": bool(self._task.check_mode),
             "plan_out": asked.check_path("plan_out", given["plan_out"]),
         }
@@ -142,6 +152,9 @@ class ActionModule(ActionBase):
         if form not in ("text", "json"):
             raise Refused(f"format={asked.show(form)} is not known", "it is text or json", "-e format=json")
         return {"format": str(form), "out": asked.check_path("out", given["out"]), "what": "status"}
+
+    def _unlock(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
+        return {"lease": asked.check_lease(given["lease"]), "what": "unlock"}
 
     def _manage(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
         command = asked.typed("command", context.CLIARGS.get("extra_vars") or ()) or given["command"]

@@ -32,6 +32,8 @@ class ActionModule(ActionBase):
         verb = inputs.get("verb")
         if verb == "status":
             return result | status(hostvars, inputs)
+        if verb == "unlock":
+            return result | unlock(hostvars, inputs)
         if verb == "manage":
             return result | manage(hostvars, inputs)
         fleet = read_fleet(hostvars, inputs.get("hosts") or [])
@@ -83,6 +85,13 @@ def status(hostvars: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     return ending(
         {"ok": failure is None, "ending": "status", "line": "", "notes": [], "failure": failure, "rows": rows}, lines
     )
+
+
+def unlock(hostvars: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The lease, or what became of the one that was named."""
+    answers = {host: plain(raw(hostvars, host).get("__unlock_result") or {}) for host in inputs["hosts"]}
+    found = text.unlocked({host: answer for host, answer in answers.items() if answer}, inputs.get("lease"))
+    return ending({"ok": found["failure"] is None, "ending": "unlock", "notes": [], **found}, list(found.pop("lines")))
 
 
 def manage(hostvars: Any, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,8 @@ REVERTIBLE = ("switch", "watch", "confirm")
 CHECK_FAILED, LEASE_HELD = 4, 5  # of the host tool's exit statuses
 MAX_SKEW = 60.0  # seconds between a host's clock and the controller's
 MIN_FREE_INODES = 2  # percent
-SETTLE_EXTRA = 30.0  # seconds a switch may stay unconfirmed after the watch
+ROUND = 5.0  # seconds of a round of the watch: a host that breaks in it is found by its end
+ROUNDS = 60  # a long watch has longer rounds instead of more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,10 @@ class Fleet:
             if isinstance(found, Mapping):
                 return found
         return {}
+
+    def watched(self, host: str) -> float:
+        """Seconds that a host has been watched after the switch."""
+        return float(next((result["watched"] for result in self.of("watch", host) if "watched" in result), 0.0))
 
     def status(self, host: str) -> Mapping[str, Any]:
         """What the host said about itself in the preflight."""
@@ -318,9 +323,13 @@ def judge_stage(fleet: Fleet) -> list[Problem]:
 
 def fence(fleet: Fleet) -> int | None:
     """The generation of this run: higher than any host has seen. None before every host has said its own."""
-    seen = [fleet.step("preflight", host, "lease").get("fence") for host in fleet.hosts]
+    leases = [fleet.step("preflight", host, "lease") for host in fleet.hosts]
+    seen = [lease.get("fence") for lease in leases]
     known = [value for value in seen if isinstance(value, int)]
-    return max(known) + 1 if known and len(known) == len(fleet.hosts) else None
+    if not known or len(known) != len(fleet.hosts):
+        return None
+    granted = [value for lease in leases if isinstance(value := lease.get("generation"), int)]
+    return max([max(known) + 1, *granted])
 
 
 def release(fleet: Fleet) -> str | None:
@@ -399,7 +408,7 @@ def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
     if part == "first" and not first:
         return False
     if phase == "preflight":
-        return part != "again" or lease_contested(fleet, host)
+        return True
     if phase == "settle":
         # a confirmation that went well has settled in the same call
         begun = bool(fleet.step("preflight", host, "lease").get("lease"))
@@ -410,21 +419,12 @@ def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
         return False
     if phase in SINGLE and not first:
         return False
-    blocked = (
-        problems(fleet, phase)
-        if part != "rest"
-        else problems(fleet, phase) + host_problems(fleet, phase, fleet.migration_host)
-    )
+    blocked = problems(fleet, phase)
+    if part == "rest":
+        blocked += host_problems(fleet, phase, fleet.migration_host)
+    if phase == "watch":  # another round, as long as nobody has failed in one
+        blocked += [problem for each in fleet.hosts for problem in host_problems(fleet, phase, each)]
     return not blocked and wanted(fleet, phase)
-
-
-def lease_contested(fleet: Fleet, host: str) -> bool:
-    """Whether another run, which came too late on the migration host, is about to release this host's lease.
-
-    Of two runs started at once, the one that has the migration host's lease goes on; the other gives its leases back.
-    """
-    refused = any((result.get("error") or {}).get("code") == LEASE_HELD for result in fleet.of("preflight", host))
-    return refused and fleet.passed("preflight", fleet.migration_host)
 
 
 def phase_hosts(fleet: Fleet, phase: str, part: str = "") -> list[str]:
@@ -446,7 +446,7 @@ def wanted(fleet: Fleet, phase: str) -> bool:
     if phase == "migrate":
         return bool(pending_migrations(fleet))
     if phase == "watch":
-        return float(fleet.inputs.get("watch") or 0) > 0
+        return min(fleet.watched(host) for host in fleet.hosts) < watch_seconds(fleet) - 0.5
     return True
 
 
@@ -464,6 +464,8 @@ def holds(fleet: Fleet, condition: str, host: str) -> bool:
         return bool(fleet.of("start", host)) and not committed(fleet)
     if condition == "drift":
         return bool(fleet.status(host).get("drift"))
+    if condition == "lease_named":
+        return bool(fleet.inputs.get("lease"))
     if condition == "had_live":
         return bool(fleet.status(host).get("live"))
     raise ValueError(f"{condition} is not a condition")
@@ -582,13 +584,14 @@ def prepare(
     """
     chosen = [dict(step) for step in steps if not step.get("only") or holds(fleet, step["only"], host)]
     configured = next((str(call.get("id", "configure")) for call in chosen if call["verb"] == "configure"), None)
+    ttl = next((float(call["ttl"]) for call in chosen if call["verb"] == "extend"), 0.0)
     for call in chosen:
         call.pop("only", None)
         verb = call["verb"]
         if verb in NEEDS_RELEASE:
             fill_release(call, fleet, configured)
         if verb == "smoke":
-            fill_smoke(call, fleet, host, given.get("session"))
+            fill_smoke(call, fleet, host, given.get("session"), ttl)
         call |= filled(call, fleet, given)
     return chosen
 
@@ -600,21 +603,26 @@ def fill_release(call: dict[str, Any], fleet: Fleet, configured: str | None) -> 
     call["release"] = {"from": configured, "key": "release"} if configured else release(fleet)
 
 
-def fill_smoke(call: dict[str, Any], fleet: Fleet, host: str, session: Mapping[str, str] | None) -> None:
-    """One host signs in, the others use its session; `during: watch` lasts as long as the watch."""
+def fill_smoke(call: dict[str, Any], fleet: Fleet, host: str, session: Mapping[str, str] | None, ttl: float) -> None:
+    """One host signs in, the others use its session; `during: watch` lasts one round of the watch."""
     call.setdefault("role", "first" if host == fleet.migration_host else "other")
     if call.get("session") == "shared":
         call["session"] = session if call["role"] == "other" else None
     if call.get("during") == "watch":
-        call["during"] = float(fleet.inputs.get("watch") or 0)
+        call["during"] = round_seconds(watch_seconds(fleet), fleet.watched(host), ttl)
     elif fleet.rollback and call.get("target") == "front":
         # it passed its checks when it was confirmed, and its workers are just starting: who answers is enough
         call["checks"] = []
 
 
-def dead_man(fleet: Fleet, ttl: float | None) -> float:
-    """After how many seconds an unconfirmed switch undoes itself: never during the watch."""
-    return max(float(ttl or 60), float(fleet.inputs.get("watch") or 0) + SETTLE_EXTRA)
+def watch_seconds(fleet: Fleet) -> float:
+    """How long the new release is watched before it is confirmed."""
+    return float(fleet.inputs.get("watch") or 0)
+
+
+def round_seconds(watch: float, watched: float, ttl: float) -> float:
+    """How long the next round of the watch lasts: well below the time-to-live, which each round renews."""
+    return min(watch - watched, max(ROUND, watch / ROUNDS), max(1.0, ttl / 2))
 
 
 NEEDS_RELEASE = ("check", "migrate", "start", "route", "confirm", "smoke")
@@ -629,10 +637,16 @@ def filled(call: Mapping[str, Any], fleet: Fleet, given: Mapping[str, Any]) -> d
             return {"artifact": fleet.inputs["artifact"]["stem"], "config": given["config"]}
         case "route":
             kind = "rollback" if fleet.rollback else "deploy"
-            return {"kind": kind, "fresh": fleet.rollback, "ttl": dead_man(fleet, call.get("ttl"))}
+            return {"kind": kind, "fresh": fleet.rollback, "ttl": float(call["ttl"])}
+        case "extend":
+            return {"ttl": float(call["ttl"])}
+        case "decide":
+            return {"release": release(fleet), "without": list(fleet.inputs.get("without") or [])}
         case "lease" if call.get("action") == "take":
             # a rollback does not need to look at background processes
             return {"what": str(fleet.inputs.get("what")), "brief": fleet.rollback}
+        case "lease" if call.get("action") == "break":
+            return {"id": str(fleet.inputs.get("lease"))}
         case "revert":
             return revert_words(fleet)
         case "note":

@@ -104,6 +104,43 @@ def check_seconds(name: str, value: object, default: float, ceiling: float = 360
     return float(text)
 
 
+def check_without(value: object, hosts: Sequence[str], migration_host: object) -> list[str]:
+    """The app servers to leave out (`-e without=web7,web8`), in order. Raises Refused."""
+    if value is None or value == "" or value == []:
+        return []
+    names = value if isinstance(value, list) else re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else []
+    unknown = [name for name in names if name not in hosts]
+    if unknown or not names:
+        raise Refused(
+            f"without={show(value)} names no app server",
+            f"the app servers are {', '.join(sorted(hosts))}",
+            f"for example -e without={max(hosts)}",
+        )
+    if set(names) == set(hosts):
+        raise Refused("without leaves no app server", "somebody has to serve", "leave one of them in")
+    main = migration_host or min(hosts)
+    if main in names:
+        raise Refused(
+            f"without={main} leaves out the migration host",
+            "migrations and what runs once have their place there",
+            "set migration_host to another app server, ansible-playbook provision.yml, then the same again",
+        )
+    return sorted({str(name) for name in names})
+
+
+def check_lease(value: object) -> str | None:
+    """The lease to break (`-e lease=`); None to show it. Raises Refused."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
+        return str(value)
+    raise Refused(
+        f"lease={show(value)} is not the id of a lease",
+        "it is what unlock.yml shows without it",
+        "ansible-playbook unlock.yml",
+    )
+
+
 def check_flag(name: str, value: object) -> bool:
     """A yes or no, given as boolean or text. Raises Refused."""
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": False, "none": False}
@@ -189,11 +226,17 @@ def deploy_id(now: datetime.datetime, token: str) -> str:
     return f"{now.astimezone(datetime.UTC):%Y%m%dT%H%M%S}-{token}"
 
 
-def holder(user: str, machine: str, environment: Mapping[str, str]) -> str:
-    """Who runs this, and where to look: the CI run's address if there is one."""
-    who = f"{user}@{machine}"
+def holder(user: str, machine: str) -> str:
+    """Who runs this."""
+    return f"{user}@{machine}"
+
+
+def run_url(environment: Mapping[str, str]) -> str:
+    """Where to look at this run if a CI service started it (GitHub, GitLab); else empty."""
     parts = [environment.get(name, "") for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID")]
-    return f"{who} ({parts[0]}/{parts[1]}/actions/runs/{parts[2]})" if all(parts) else who
+    if all(parts):
+        return f"{parts[0]}/{parts[1]}/actions/runs/{parts[2]}"
+    return environment.get("CI_JOB_URL", "")
 
 
 # refusals in the form of an error

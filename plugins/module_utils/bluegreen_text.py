@@ -10,6 +10,7 @@ from plugins.module_utils import bluegreen_fleet as fleets
 from plugins.module_utils.bluegreen_fleet import Fleet, Problem
 
 NAME_WIDTH = 16
+REFUSED = 3  # of the host tool's exit statuses
 
 
 def seconds(value: float) -> str:
@@ -219,6 +220,7 @@ def ending_line(fleet: Fleet, end: str) -> str:
 def notes(fleet: Fleet, end: str) -> list[str]:
     """What deserves attention though the outcome is clear."""
     found = []
+    found += resumed(fleet)
     if end == "live" and not fleet.inputs.get("proven"):
         found.append("not proven: no smoke check signs in, so pages behind the sign-in were not seen")
     earlier = {str(item.get("state")) for _, item in fleets.records_of(fleet, fleets.sha(fleet))}
@@ -242,6 +244,24 @@ def notes(fleet: Fleet, end: str) -> list[str]:
                 for problem in late_problems or fleets.host_problems(fleet, "settle", host)
             ]
     return found
+
+
+def resumed(fleet: Fleet) -> list[str]:
+    """What this run finished or undid of an earlier one that died."""
+    words: dict[str, list[str]] = {}
+    for host in fleet.hosts:
+        answer = fleet.step("preflight", host, "resume")
+        commit = str(answer.get("sha") or answer.get("finished") or answer.get("undone"))[:12]
+        if answer.get("finished"):
+            words.setdefault(f"an earlier run died after its decision: its switch to {commit} was finished", []).append(
+                host
+            )
+        if answer.get("undone"):
+            words.setdefault(f"an earlier run died: its switch to {commit} was undone", []).append(host)
+    lines = [f"{line} ({listed(hosts)})" for line, hosts in words.items()]
+    if fleet.inputs.get("without"):
+        lines.append(f"left out as asked: {listed(fleet.inputs['without'])}; the next deploy brings them up to date")
+    return lines
 
 
 def failure(fleet: Fleet, end: str) -> dict[str, str]:
@@ -392,7 +412,10 @@ def status_remarks(row: Mapping[str, Any]) -> list[str]:
         back = float(pending.get("expires_in") or 0)
         found.append(f"a switch to {str(pending.get('sha'))[:12]} is not confirmed; it goes back in {back:.0f} s")
     if lease:
-        found.append(f"{lease['holder']} is at work since {str(lease['since'])[:19]}: {lease['what']}")
+        found.append(lease_line(lease))
+    silent = (row.get("register") or {}).get("error")
+    if silent:
+        found.append(f"the register cannot be asked: {silent}")
     return [f"  {row['host']}: {one_line(line)}" for line in [*found, *(row.get("drift") or [])]]
 
 
@@ -403,9 +426,52 @@ def status_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
     for row in rows:
         lines += status_remarks(row)
-    if len({str((row.get("live") or {}).get("sha")) for row in rows if not row.get("error")}) > 1:
+    if len({str((row.get("live") or {}).get("release")) for row in rows if not row.get("error")}) > 1:
         lines.append("  the hosts serve different releases: the next deploy or rollback of the fleet makes them one")
     return lines
+
+
+# leases
+
+
+def lease_line(lease: Mapping[str, Any]) -> str:
+    """Who may change the application, since when, doing what, and until when."""
+    where = [f"process {lease['process']}"] if lease.get("process") else []
+    where += [str(lease["run_url"])] if lease.get("run_url") else []
+    place = f" ({', '.join(where)})" if where else ""
+    left = seconds(max(0.0, float(lease.get("expires_in") or 0)))
+    return one_line(
+        f"lease {lease['deploy_id']}: {lease['holder']}{place} since {str(lease['since'])[:19]}: {lease['what']}; "
+        f"it ends in {left} unless renewed"
+    )
+
+
+def unlocked(answers: Mapping[str, Mapping[str, Any]], named: str | None) -> dict[str, Any]:
+    """What unlock.yml says: {line, lines, failure}. `answers`: host → what the action returned."""
+    held = {host: lease for host, answer in answers.items() if (lease := _step(answer, "lease").get("lease"))}
+    broken = [host for host, answer in answers.items() if _step(answer, "broken").get("broken")]
+    errors = {host: answer["error"] for host, answer in answers.items() if answer.get("error")}
+    silent = {host: error for host, error in errors.items() if host not in broken and error.get("code") != REFUSED}
+    lines = list(dict.fromkeys(lease_line(lease) for lease in held.values()))
+    result: dict[str, Any] = {"line": "", "lines": lines, "failure": None}
+    if broken:
+        return result | {"line": f"lease {named} is broken; its run is refused from now on ({{time}})", "lines": []}
+    if named or silent or not answers:
+        error = next(iter((silent or errors).values()), {"what": "no host gave an answer"})
+        where = f"{listed(sorted(silent))}: " if silent else ""
+        todo = str(error.get("next") or "ansible-playbook unlock.yml shows the lease that is held")
+        return result | {
+            "failure": {"what": f"{where}{error['what']}", "why": str(error.get("why") or ""), "next": todo}
+        }
+    if not lines:
+        return result | {"line": "no lease is held ({time})"}
+    first = next(iter(held.values()))["deploy_id"]
+    return result | {"lines": [*lines, f"if that run is dead: ansible-playbook unlock.yml -e lease={first}"]}
+
+
+def _step(answer: Mapping[str, Any], step: str) -> Mapping[str, Any]:
+    found = (answer.get("results") or {}).get(step)
+    return found if isinstance(found, Mapping) else {}
 
 
 def as_json(value: object) -> str:

@@ -34,10 +34,6 @@ options:
     description: Steps that follow even if one of O(steps) failed.
     type: list
     elements: dict
-  patience:
-    description: Seconds to try again while another run holds the lease.
-    type: float
-    default: 0
 author: the bluegreen authors
 """
 

@@ -45,7 +45,7 @@ class Templar:
 def perform(
     connection: Connection, phase: str, steps: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, **more: Any
 ) -> dict[str, Any]:
-    """Run the action `bluegreen` on web1. `more`: always, patience, and variables of web1 as `variables`."""
+    """Run the action `bluegreen` on web1. `more`: always, and variables of web1 as `variables`."""
     plugin = action.ActionModule.__new__(action.ActionModule)
     variables = more.pop("variables", {})
     inputs = more.pop("inputs", made.inputs())
@@ -149,12 +149,41 @@ def test_what_must_happen_follows_a_failure(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
-def test_patience_with_a_lease_that_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_wait_a_run_says_whom_it_waits_for_and_goes_on_when_the_lease_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(action, "PAUSE", 0.0)
-    connection = Connection(refused(5), refused(5), ok(lease={"lease": {}}))
+    said: list[str] = []
+    monkeypatch.setattr(action.ActionModule, "_display", SimpleNamespace(display=said.append), raising=False)
+    held = refused(5, "ann is at work")
     steps = [{"verb": "lease", "action": "take"}]
-    assert perform(connection, "preflight", steps, monkeypatch, patience=5)["verdict"] == "pass"
-    assert perform(Connection(refused(5)), "preflight", steps, monkeypatch)["verdict"] == "fail"
+    waiting = made.inputs(wait=5.0)
+    connection = Connection(held, held, ok(lease={"lease": {}}))
+    assert perform(connection, "preflight", steps, monkeypatch, inputs=waiting)["verdict"] == "pass"
+    assert said == ["  waiting: ann is at work"]
+    assert perform(Connection(held), "preflight", steps, monkeypatch)["verdict"] == "fail"
+
+
+def test_after_a_resume_the_host_is_asked_once_more_what_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = {"status": {"pending": {"sha": "x"}}}, {"status": {"pending": None}}
+    connection = Connection(ok(lease=before, resume={"undone": made.B}), ok(lease=after))
+    steps = [{"verb": "lease", "action": "take"}, {"verb": "resume"}]
+    found = perform(connection, "preflight", steps, monkeypatch)
+    assert found["results"]["lease"] == after
+    assert found["results"]["resume"] == {"undone": made.B}
+    assert [step["verb"] for step in connection.calls[1]["steps"]] == ["lease"]
+
+
+def test_the_watch_counts_its_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [{"verb": "extend", "ttl": 60}, {"verb": "smoke", "target": "front", "during": "watch"}]
+    inputs = made.inputs(watch=12.0)
+    connection = Connection(ok(smoke={}) | {"seconds": 5.1})
+    found = perform(connection, "watch", steps, monkeypatch, inputs=inputs)
+    assert (connection.calls[0]["steps"][1]["during"], found["watched"]) == (5.0, 5.1)
+    more = {"__watch_result": made.answer("smoke") | {"watched": 10.2}}
+    connection = Connection(ok(smoke={}) | {"seconds": 1.8})
+    found = perform(connection, "watch", steps, monkeypatch, inputs=inputs, variables=more)
+    assert (round(connection.calls[0]["steps"][1]["during"], 1), found["watched"]) == (1.8, 12.0)
 
 
 def test_without_inputs_a_phase_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ def test_a_confirmation_that_one_host_missed_is_final_all_the_same() -> None:
 
 
 def test_a_confirmation_of_which_nothing_was_heard_is_asked_for_once_more() -> None:
-    lost = CONFIRMED | {"confirm": dict.fromkeys(HOSTS, {"unreachable": True})}
+    lost = CONFIRMED | {"confirm": {host: {"unreachable": True} for host in HOSTS}}
     assert fleets.phase_hosts(fleet(lost), "revert") == list(HOSTS)
     assert fleets.ending(fleet(lost | {"revert": answer("revert", {"reverted": True})})) == "reverted"
     decided = answer("revert", {"reverted": False, "decided": "COMMIT"})
@@ -168,14 +168,6 @@ def test_the_lease_is_released_only_where_it_was_taken() -> None:
     refused = failed("somebody is at work", code=5)
     state = fleet({"preflight": {"web1": refused, "web2": taken(LIVE_A), "web3": taken(LIVE_A)}})
     assert next_phases(state) == {"preflight": list(HOSTS), "settle": ["web2", "web3"]}
-
-
-def test_of_two_runs_the_one_with_the_migration_host_waits_for_the_others_leases() -> None:
-    refused = failed("somebody is at work", code=5)
-    winner = fleet({"preflight": {"web1": taken(LIVE_A), "web2": refused, "web3": taken(LIVE_A)}})
-    loser = fleet({"preflight": {"web1": refused, "web2": taken(LIVE_A), "web3": refused}})
-    assert fleets.phase_hosts(winner, "preflight", "again") == ["web2"]
-    assert fleets.phase_hosts(loser, "preflight", "again") == []
 
 
 def test_migrations_run_on_the_migration_host_only_and_only_if_pending() -> None:
@@ -212,6 +204,31 @@ def test_without_a_watch_confirm_follows_the_switch() -> None:
     state = fleet(SWITCHED, inputs(watch=0.0))
     assert fleets.phase_hosts(state, "watch") == []
     assert fleets.phase_hosts(state, "confirm") == list(HOSTS)
+
+
+def watched(seconds: float, **more: Any) -> dict[str, Any]:
+    return answer("smoke") | {"watched": seconds} | more
+
+
+def test_the_watch_goes_on_in_rounds_until_its_time_is_up() -> None:
+    begun = {"web1": watched(2.0), "web2": watched(2.1), "web3": watched(2.0)}
+    assert fleets.phase_hosts(fleet(SWITCHED | {"watch": begun}), "watch") == list(HOSTS)
+    assert fleets.phase_hosts(fleet(SWITCHED | {"watch": {host: watched(4.9) for host in HOSTS}}), "watch") == []
+
+
+@pytest.mark.parametrize("bad", [failed(), {"unreachable": True}])
+def test_the_watch_ends_with_the_round_in_which_a_host_fails(bad: dict[str, Any]) -> None:
+    state = fleet(SWITCHED | {"watch": {"web1": watched(1.0), "web2": bad, "web3": watched(1.0)}})
+    assert fleets.phase_hosts(state, "watch") == []
+    assert fleets.phase_hosts(state, "confirm") == []
+    assert fleets.phase_hosts(state, "revert") == list(HOSTS)
+
+
+@given(watch=st.floats(1, 3600), done=st.floats(0, 1), ttl=st.floats(2, 600))
+def test_a_round_is_shorter_than_the_time_to_live_and_than_what_is_left(watch: float, done: float, ttl: float) -> None:
+    seconds = fleets.round_seconds(watch, watch * done, ttl)
+    assert 0 <= seconds <= watch * (1 - done) + 1e-6
+    assert seconds <= max(1.0, ttl / 2)
 
 
 @pytest.mark.parametrize(
@@ -392,7 +409,7 @@ def test_a_batch_uses_the_release_it_makes() -> None:
 def test_later_phases_name_the_release_all_hosts_made() -> None:
     (call,) = prepare(fleet({"stage": staged()}), "web2", {"verb": "route", "share": 100, "ttl": 3})
     assert (call["release"], call["kind"], call["fresh"]) == (B, "deploy", False)
-    assert call["ttl"] == 35.0  # never during the watch
+    assert call["ttl"] == 3.0  # the watch renews it
 
 
 def test_a_session_goes_to_the_hosts_that_did_not_sign_in() -> None:

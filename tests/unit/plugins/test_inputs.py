@@ -141,9 +141,37 @@ def test_whether_anything_signs_in() -> None:
 def test_the_name_and_the_holder_of_a_run() -> None:
     now = datetime.datetime(2026, 11, 21, 3, 0, tzinfo=datetime.UTC)
     assert asked.deploy_id(now, "abcdef") == "20261121T030000-abcdef"
-    assert asked.holder("ann", "laptop", {}) == "ann@laptop"
+    assert asked.holder("ann", "laptop") == "ann@laptop"
+    assert asked.run_url({}) == ""
+    assert asked.run_url({"CI_JOB_URL": "https://ci.example/7"}) == "https://ci.example/7"
     run = {"GITHUB_SERVER_URL": "https://git.example", "GITHUB_REPOSITORY": "shop/shop", "GITHUB_RUN_ID": "7"}
-    assert asked.holder("ci", "runner", run) == "ci@runner (https://git.example/shop/shop/actions/runs/7)"
+    assert asked.run_url(run) == "https://git.example/shop/shop/actions/runs/7"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("web9", "names no app server"),
+        ("web1,web2,web3", "leaves no app server"),
+        ("web1", "migration host"),
+        (7, "no app"),
+    ],
+)
+def test_hosts_to_leave_out_must_be_known_and_not_needed(value: object, words: str) -> None:
+    with pytest.raises(asked.Refused, match=words):
+        asked.check_without(value, ["web1", "web2", "web3"], None)
+
+
+def test_hosts_are_left_out_by_name() -> None:
+    assert asked.check_without("web3, web2", ["web1", "web2", "web3"], "web1") == ["web2", "web3"]
+    assert asked.check_without(None, ["web1"], None) == []
+
+
+def test_a_lease_is_named_by_its_id() -> None:
+    assert asked.check_lease("20260101T000000-abcdef") == "20260101T000000-abcdef"
+    assert asked.check_lease("") is None
+    with pytest.raises(asked.Refused, match="not the id of a lease"):
+        asked.check_lease("x; rm")
 
 
 @pytest.mark.parametrize(

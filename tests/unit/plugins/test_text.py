@@ -113,10 +113,49 @@ def test_the_plan() -> None:
     assert fleets.ending(state) == "planned"
 
 
+LEASE = {
+    "deploy_id": "20261121T030000-abcdef", "holder": "ann@laptop", "process": "7", "run_url": "",
+    "since": "2026-11-21T03:00:00Z", "what": "deploy bbb", "expires_in": 93,
+}  # fmt: skip
+
+
+def test_unlock_shows_the_lease_and_what_to_type() -> None:
+    shown = {host: made.answer("lease", {"lease": LEASE}) for host in made.HOSTS}
+    found = text.unlocked(shown, None)
+    assert found["failure"] is None
+    assert len(found["lines"]) == 2
+    assert "-e lease=20261121T030000-abcdef" in found["lines"][1]
+    free = {host: made.answer("lease", {"lease": None}) for host in made.HOSTS}
+    assert text.unlocked(free, None)["line"].startswith("no lease is held")
+
+
+def test_unlock_says_whether_the_lease_was_broken() -> None:
+    done = {"verdict": "pass", "error": None, "results": {"broken": {"broken": LEASE}, "lease": {"lease": None}}}
+    never_held = made.failed("no lease is held", 3)
+    assert "is broken" in text.unlocked({"web1": done, "web2": never_held}, LEASE["deploy_id"])["line"]
+    refused = text.unlocked({"web1": never_held}, "x")["failure"]
+    assert (refused["what"], "unlock.yml" in refused["next"]) == ("no lease is held", True)
+
+
+def test_unlock_names_the_hosts_that_are_silent() -> None:
+    silent = {"web1": made.answer("lease", {"lease": None}), "web2": made.failed("unreachable", 0)}
+    assert text.unlocked(silent, None)["failure"]["what"] == "web2: unreachable"
+    assert text.unlocked({}, None)["failure"]["what"] == "no host gave an answer"
+
+
+def test_a_run_says_what_it_finished_or_undid_of_an_earlier_one() -> None:
+    undone = made.taken(made.LIVE_A)
+    undone["results"]["resume"] = {"undone": made.C, "finished": None, "sha": made.SHA[made.C]}
+    notes = text.outcome(made.fleet(made.CONFIRMED | {"preflight": undone}))["notes"]
+    assert "an earlier run died: its switch to cccccccccccc was undone (web1, web2, web3)" in notes
+    left = text.outcome(made.fleet(made.CONFIRMED, made.inputs(without=["web9"])))["notes"]
+    assert any("left out as asked: web9" in note for note in left)
+
+
 def test_the_status_table() -> None:
     good = made.answer("status", made.status(made.B, *made.HISTORY, idle=made.A) | {"share": {"blue": 100, "green": 0}})
     busy = made.answer("status", made.LIVE_A | {
-        "lease": {"holder": "ann@laptop", "since": "2026-11-21T03:00:00Z", "what": "deploy bbb"},
+        "lease": LEASE, "register": {"error": "no route"},
         "pending": {"sha": "b" * 40, "expires_in": 9.0}, "drift": ["the route is wrong"]})  # fmt: skip
     rows = text.status_rows({"web1": good, "web2": busy, "web3": made.failed("unreachable", why="x")})
     table = text.status_table(rows)
@@ -124,7 +163,8 @@ def test_the_status_table() -> None:
     assert "aaaaaaaaaaaa warm" in table[1]
     below = "\n".join(table[4:])
     for words in (
-        "ann@laptop is at work",
+        "ann@laptop (process 7) since 2026-11-21T03:00:00: deploy bbb; it ends in 93 s unless renewed",
+        "the register cannot be asked: no route",
         "goes back in 9 s",
         "the route is wrong",
         "web3: unreachable",
