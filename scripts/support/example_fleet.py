@@ -228,7 +228,8 @@ class Runner:
 
         Raises Failure after `timeout` seconds; ends the command on every exception.
         """
-        environment = {**os.environ, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"), "PYTHONUNBUFFERED": "1"}
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment = {**kept, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"), "PYTHONUNBUFFERED": "1"}
         started = time.monotonic()
         last: deque[str] = deque(maxlen=50)
         with log.open("a", encoding="utf-8") as out:
