@@ -1,6 +1,6 @@
-"""Filter `bluegreen_settings_problems`: what is wrong with the settings of one app server, a line for each problem.
+"""What is wrong with the settings of one app server, a line for each problem; and where the fleet's register is.
 
-It says which setting, what would be right and in which file to set it; values that may be secret are never named.
+A line says which setting, what would be right and in which file to set it; values that may be secret are never named.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 APP = "group_vars/all/app.yml"
 ROLLOUT = "group_vars/all/rollout.yml"
@@ -107,12 +108,15 @@ SETTINGS: dict[str, tuple[type, str, bool]] = {
     "rollout_smoke_timeout": (int, ROLLOUT, False),
     "rollout_drain_ceiling": (int, ROLLOUT, False),
     "rollout_lease_ttl": (int, ROLLOUT, False),
+    "rollout_lease_cap": (int, ROLLOUT, False),
     "rollout_min_free_mb": (int, ROLLOUT, False),
     "rollout_process_settle": (int, ROLLOUT, False),
     "artifact_store": (str, ROLLOUT, False),
     "app_secrets": (dict, SECRETS, False),
     "database_password": (str, SECRETS, False),
     "cache_password": (str, SECRETS, False),
+    "bluegreen_database_password": (str, SECRETS, False),
+    "bluegreen_database_url": (str, SECRETS, False),
 }
 LISTS_OF_STRINGS = {
     "app_domain_aliases",
@@ -133,6 +137,8 @@ LEAST = {
     "rollout_ttl": 1,
     "rollout_start_timeout": 1,
     "rollout_smoke_timeout": 1,
+    "rollout_lease_ttl": 1,
+    "rollout_lease_cap": 1,
 }
 
 APP_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
@@ -147,6 +153,7 @@ SIZE = re.compile(r"[0-9]+[kKmMgG]?")
 LOCAL_URL = re.compile(r"/([A-Za-z0-9._~-]+/)+")
 ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 PUBLIC_KEY = re.compile(r"(^|\s)(ssh-(ed25519|rsa|dss)|ecdsa-sha2-nistp\d+|sk-[\w@.-]+) +[A-Za-z0-9+/=]{40,}")
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 PROCESS_KEYS: dict[str, type] = {
     "command": str,
     "count": int,
@@ -249,6 +256,8 @@ def check_name(known: Mapping[str, Any]) -> Iterator[str]:
         )
     elif name.endswith(("-blue", "-green")):
         yield wrong("app_name", f"is {name!r}; it must not end in -blue or -green (units of colours are named so)")
+    elif name.endswith("-bluegreen"):
+        yield wrong("app_name", f"is {name!r}; it must not end in -bluegreen (registers of fleets are named so)")
     elif name in RESERVED or name == known.get("deploy_user"):
         yield wrong("app_name", f"is {name!r}, which is taken on every host; choose another name")
 
@@ -382,6 +391,26 @@ def check_accounts(known: Mapping[str, Any]) -> Iterator[str]:
             yield wrong("deploy_authorized_keys", f"entry {number} is not a public SSH key (ssh-ed25519 AAAA… name)")
 
 
+def check_register(known: Mapping[str, Any]) -> Iterator[str]:
+    url = known.get("bluegreen_database_url")
+    problem = url_problem(url) if url else ""
+    if problem:
+        yield wrong(
+            "bluegreen_database_url",
+            f"{problem}; it must look like postgresql://user:password@192.0.2.31:5432/database?sslmode=require "
+            "(port and sslmode may be left out, special characters are percent-encoded)",
+        )
+    for name in ("database_name", "database_user"):
+        if "app_name" in known and known.get(name) == register_name(known["app_name"]):
+            yield wrong(name, f"is {known[name]!r}, which is the name of the fleet's register; choose another one")
+
+
+def check_lease(known: Mapping[str, Any]) -> Iterator[str]:
+    ttl, cap = known.get("rollout_lease_ttl"), known.get("rollout_lease_cap")
+    if ttl is not None and cap is not None and int(cap) < int(ttl):
+        yield wrong("rollout_lease_cap", f"is {cap}; it must not be less than rollout_lease_ttl ({ttl})")
+
+
 CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...] = (
     check_name,
     check_entry,
@@ -393,6 +422,8 @@ CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...] = (
     check_processes,
     check_checks,
     check_accounts,
+    check_register,
+    check_lease,
 )
 
 
@@ -407,7 +438,8 @@ def group_problems(known: Mapping[str, Any], groups: Mapping[str, Any]) -> Itera
     for group, name in (("databases", "database_password"), ("caches", "cache_password")):
         if groups.get(group) and not known.get(name):
             yield f"{name} is not set, and the inventory has {group}: set it in {SECRETS} or {ENVIRONMENT}"
-    for name in ("database_password", "cache_password"):
+    yield from register_problems(known, groups)
+    for name in ("database_password", "cache_password", "bluegreen_database_password"):
         if re.search(r"\s", known.get(name, "")):
             yield wrong(name, "must not contain blanks or line ends")
     shared = sorted(set(servers) & set(groups.get("load_balancers", [])))
@@ -416,6 +448,89 @@ def group_problems(known: Mapping[str, Any], groups: Mapping[str, Any]) -> Itera
             f"{', '.join(shared)} is an app server and a load balancer, and both would listen on port 80: "
             f"take it out of load_balancers, or set another app_port in {APP}"
         )
+
+
+def register_problems(known: Mapping[str, Any], groups: Mapping[str, Any]) -> Iterator[str]:
+    """What several app servers lack to share a register."""
+    servers = len(groups.get("app_servers", []))
+    if servers < 2 or known.get("bluegreen_database_url"):
+        return
+    if not groups.get("databases"):
+        yield (
+            f"{servers} app servers need a PostgreSQL database in which they agree on a release, and there is neither "
+            f"a group databases nor bluegreen_database_url: set bluegreen_database_url in {SECRETS} or {ENVIRONMENT}"
+        )
+    elif not known.get("bluegreen_database_password"):
+        yield (
+            f"bluegreen_database_password is not set, and the inventory has databases and {servers} app servers: "
+            f"set it in {SECRETS} or {ENVIRONMENT}"
+        )
+
+
+# --- the register of a fleet ----------------------------------------------------------------------------------------
+
+
+def url_problem(url: str) -> str:
+    """What is wrong with a register's URL, without naming any part of it; "" if nothing is."""
+    if not re.fullmatch(r"[!-~]+", url):
+        return "has blanks or characters outside of ASCII"
+    if re.search(r"%(?![0-9A-Fa-f]{2})", url) or "%00" in url:
+        return "has a percent sign that encodes nothing"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "has a wrong address or port"
+    database = parts.path.removeprefix("/")
+    given = {"user": parts.username, "password": parts.password, "address": parts.hostname, "database": database}
+    missing = [name for name, value in given.items() if not value]
+    modes = [f"sslmode={mode}" for mode in SSL_MODES]
+    if parts.scheme not in ("postgresql", "postgres"):
+        return "does not begin with postgresql://"
+    if missing:
+        return f"lacks the {missing[0]}"
+    if port == 0 or not (is_address(parts.hostname) or HOST_NAME.fullmatch(str(parts.hostname))):
+        return "has a wrong address or port"
+    if "/" in database or parts.fragment or (parts.query and parts.query not in modes):
+        return "has something after the database that is not ?sslmode=…"
+    return ""
+
+
+def register_name(app: str) -> str:
+    """The name of an application's register: of the database, and of the one role that uses it."""
+    return f"{app.replace('-', '_')}_bluegreen"
+
+
+def register(values: Mapping[str, Any], groups: Mapping[str, Any], hosts: Mapping[str, Any]) -> dict[str, Any]:
+    """The register of the fleet that an app server belongs to: {} if it is alone, else what connects to it. Secret.
+
+    values: the variables of the app server; groups and hosts: the inventory's groups and every host's variables.
+    `url` is complete, with every part percent-encoded. `owner`: the host on which provisioning makes it, "" if the
+    database is somebody else's.
+    """
+    if len(groups.get("app_servers", [])) < 2:
+        return {}
+    name = register_name(values["app_name"])
+    given, owner = str(values.get("bluegreen_database_url") or ""), ""
+    if given:
+        parts = urlsplit(given)
+        user, password, database = (unquote(part or "") for part in (parts.username, parts.password, parts.path[1:]))
+        address, port, query = str(parts.hostname), parts.port or 5432, parts.query
+    else:
+        owner = groups["databases"][0]
+        user, password, database = name, str(values["bluegreen_database_password"]), name
+        address, port, query = str(hosts[owner].get("ansible_host") or owner), 5432, ""
+    where = f"[{address}]" if ":" in address else address
+    account = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    url = f"postgresql://{account}@{where}:{port}/{quote(database, safe='')}" + (f"?{query}" if query else "")
+    return {
+        "url": url,
+        "address": f"{where}:{port}",
+        "user": user,
+        "password": password,
+        "database": database,
+        "owner": owner,
+    }
 
 
 def is_address(text: object) -> bool:
@@ -431,4 +546,8 @@ class FilterModule:
     """Ansible looks for this class."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"bluegreen_settings_problems": settings_problems, "bluegreen_is_address": is_address}
+        return {
+            "bluegreen_settings_problems": settings_problems,
+            "bluegreen_is_address": is_address,
+            "bluegreen_register": register,
+        }

@@ -1,12 +1,13 @@
-"""The lines that name what is wrong with the settings."""
+"""The lines that name what is wrong with the settings, and where the register of a fleet is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
-from bluegreen_settings import settings_problems
+from bluegreen_settings import register, settings_problems
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,8 +16,10 @@ GOOD: dict[str, Any] = {
     "app_domain": "orders.example.org",
     "app_settings_module": "orders.settings",
     "app_wsgi": "orders.wsgi:application",
+    "bluegreen_database_url": "postgresql://agree:hunter2@192.0.2.31/agreed",
 }
 GROUPS = {"app_servers": ["web1", "web2"]}
+WHERE = "group_vars/all/secrets.yml or inventories/<environment>/group_vars/app_servers/"
 
 
 def problems(groups: Mapping[str, list[str]] = GROUPS, **changes: Any) -> list[str]:
@@ -47,6 +50,8 @@ def test_the_shortest_good_settings_have_no_problem() -> None:
         {"migration_host": "web2"},
         {"deploy_authorized_keys": ["ssh-ed25519 " + "A" * 68 + " somebody"]},
         {"app_trusted_proxies": ["192.0.2.0/24", "2001:db8::1"]},
+        {"bluegreen_database_url": "postgres://a%40b:p%2Fq@[2001:db8::1]:6432/agreed?sslmode=verify-full"},
+        {"rollout_lease_ttl": 5, "rollout_lease_cap": "5"},
     ],
 )
 def test_good_settings(changes: dict[str, Any]) -> None:
@@ -67,6 +72,11 @@ def test_a_missing_setting_is_named_with_its_file(name: str, value: object) -> N
         ({"app_name": "orders\n"}, "app_name is"),
         ({"app_name": "orders-blue"}, "must not end in -blue"),
         ({"app_name": "postgres"}, "taken on every host"),
+        ({"app_name": "orders-bluegreen"}, "must not end in -bluegreen"),
+        ({"database_name": "orders_bluegreen"}, "which is the name of the fleet's register"),
+        ({"database_user": "orders_bluegreen"}, "which is the name of the fleet's register"),
+        ({"rollout_lease_ttl": 0}, "rollout_lease_ttl must be at least 1"),
+        ({"rollout_lease_ttl": 120, "rollout_lease_cap": 60}, "must not be less than rollout_lease_ttl (120)"),
         ({"app_name": 7}, "app_name must be a string, not a whole number"),
         ({"app_wsgi": ...}, "app_wsgi and app_asgi are both unset"),
         ({"app_asgi": "a.b:c"}, "app_wsgi and app_asgi are both set"),
@@ -113,9 +123,102 @@ def test_a_wrong_setting_is_one_line(changes: dict[str, Any], part: str) -> None
 @pytest.mark.parametrize(("group", "name"), [("databases", "database_password"), ("caches", "cache_password")])
 def test_a_group_needs_its_password(group: str, name: str) -> None:
     groups = {**GROUPS, group: ["db1"]}
-    where = "group_vars/all/secrets.yml or inventories/<environment>/group_vars/app_servers/"
-    assert problems(groups) == [f"{name} is not set, and the inventory has {group}: set it in {where}"]
+    assert problems(groups) == [f"{name} is not set, and the inventory has {group}: set it in {WHERE}"]
     assert problems(groups, **{name: "secret"}) == []
+
+
+def test_several_app_servers_need_a_place_to_agree() -> None:
+    line = "2 app servers need a PostgreSQL database in which they agree on a release, and there is neither "
+    line += f"a group databases nor bluegreen_database_url: set bluegreen_database_url in {WHERE}"
+    assert problems(bluegreen_database_url="") == [line]
+    assert problems({"app_servers": ["web1"]}, bluegreen_database_url=...) == []
+
+
+def test_the_register_on_our_own_database_host_needs_a_password() -> None:
+    groups = {**GROUPS, "databases": ["db1"]}
+    settings: dict[str, Any] = {"database_password": "x", "bluegreen_database_url": ...}
+    line = "bluegreen_database_password is not set, and the inventory has databases and 2 app servers"
+    assert problems(groups, **settings) == [f"{line}: set it in {WHERE}"]
+    assert problems(groups, **settings, bluegreen_database_password="y") == []
+    assert problems({**groups, "app_servers": ["web1"]}, **settings) == []
+    assert "must not contain blanks" in problems(groups, **settings, bluegreen_database_password="x y")[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        ("mysql://a:hunter2@192.0.2.31/agreed", "does not begin with postgresql://"),
+        ("192.0.2.31", "does not begin with postgresql://"),
+        ("postgresql://192.0.2.31/agreed", "lacks the user"),
+        ("postgresql://hunter2@192.0.2.31/agreed", "lacks the password"),
+        ("postgresql://a:hunter2@/agreed", "lacks the address"),
+        ("postgresql://a:hunter2@192.0.2.31", "lacks the database"),
+        ("postgresql://a:hunter2@192.0.2.31/", "lacks the database"),
+        ("postgresql://a:hunter2@192.0.2.31:x/agreed", "has a wrong address or port"),
+        ("postgresql://a:hunter2@192.0.2.31:0/agreed", "has a wrong address or port"),
+        ("postgresql://a:hunter2@192.0.2.31:70000/agreed", "has a wrong address or port"),
+        ("postgresql://a:hunter2@db1,db2/agreed", "has a wrong address or port"),
+        ("postgresql://a:hunter2@[2001:db8/agreed", "has a wrong address or port"),
+        ("postgresql://a:hunter 2@192.0.2.31/agreed", "has blanks or characters outside of ASCII"),
+        ("postgresql://a:hünter2@192.0.2.31/agreed", "has blanks or characters outside of ASCII"),
+        ("postgresql://a:hunter2@192.0.2.31/agreed\n", "has blanks or characters outside of ASCII"),
+        ("postgresql://a:100%hunter2@192.0.2.31/agreed", "has a percent sign that encodes nothing"),
+        ("postgresql://a:hunter2@192.0.2.31/agreed?options=-c", "has something after the database"),
+        ("postgresql://a:hunter2@192.0.2.31/agreed?sslmode=never", "has something after the database"),
+        ("postgresql://a:hunter2@192.0.2.31/agreed/more", "has something after the database"),
+        ("postgresql://a:hunter2@192.0.2.31/agreed#more", "has something after the database"),
+    ],
+)
+def test_a_wrong_url_of_the_register_is_one_line_without_its_secret(url: str, part: str) -> None:
+    found = problems(bluegreen_database_url=url)
+    assert len(found) == 1
+    assert found[0].startswith(f"bluegreen_database_url {part}")
+    assert WHERE in found[0]
+    assert found[0].isprintable()
+    assert "hunter" not in found[0]
+
+
+@given(st.text() | st.from_regex(r"(postgres(ql)?|x)://[!-~]{0,9}[:@/?#\[\]%]{0,5}[!-~]{0,9}", fullmatch=True))
+def test_any_url_of_the_register_is_refused_in_a_line_or_can_be_used(url: str) -> None:
+    found = problems(bluegreen_database_url=url)
+    assert len(found) <= 1
+    if not found:
+        parts = urlsplit(register(GOOD | {"bluegreen_database_url": url}, GROUPS, {})["url"])
+        assert parts.scheme == "postgresql"
+        assert parts.username
+        assert parts.password
+        assert parts.hostname
+        assert parts.port
+        assert len(parts.path) > 1
+
+
+@given(st.text(st.characters(min_codepoint=33, exclude_categories=["Cs", "Z"]), min_size=1))
+def test_the_register_on_our_own_database_host(password: str) -> None:
+    values = {"app_name": "my-orders", "bluegreen_database_password": password}
+    groups = {**GROUPS, "databases": ["db1", "db2"]}
+    found = register(values, groups, {"db1": {"ansible_host": "2001:db8::31"}, "db2": {}})
+    parts = urlsplit(found.pop("url"))
+    assert found == {
+        "address": "[2001:db8::31]:5432",
+        "user": "my_orders_bluegreen",
+        "password": password,
+        "database": "my_orders_bluegreen",
+        "owner": "db1",
+    }
+    assert (parts.hostname, parts.port, parts.username) == ("2001:db8::31", 5432, "my_orders_bluegreen")
+    assert unquote(parts.password or "") == password
+    assert parts.path == "/my_orders_bluegreen"
+    assert parts.query == ""
+
+
+def test_the_register_elsewhere_wins_and_one_app_server_has_none() -> None:
+    url = "postgres://agree:p%2Fq@db.example.org/agreed?sslmode=require"
+    values = {"app_name": "orders", "bluegreen_database_url": url, "bluegreen_database_password": "x"}
+    groups = {**GROUPS, "databases": ["db1"]}
+    found = register(values, groups, {"db1": {}})
+    assert found["url"] == "postgresql://agree:p%2Fq@db.example.org:5432/agreed?sslmode=require"
+    assert (found["owner"], found["password"], found["address"]) == ("", "p/q", "db.example.org:5432")
+    assert register(values, {**groups, "app_servers": ["web1"]}, {}) == {}
 
 
 def test_one_port_for_two_servers_is_refused() -> None:
