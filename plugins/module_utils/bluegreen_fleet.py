@@ -193,9 +193,24 @@ def judge_preflight(fleet: Fleet) -> list[Problem]:
             found.append(pending_problem(host, pending))
         if not fleet.rollback:
             found += judge_machine(fleet, host, machine, status)
+    found = found or judge_lease(fleet)
     if found:
         return found
     return judge_target(fleet) if fleet.rollback else judge_bad(fleet)
+
+
+def judge_lease(fleet: Fleet) -> list[Problem]:
+    """Whether all hosts ask the same register, and got the lease at the same time."""
+    answers = {host: fleet.step("preflight", host, "lease") for host in fleet.hosts}
+    registers = {host: answer.get("register") for host, answer in answers.items()}
+    if len(set(registers.values())) > 1:
+        why = ", ".join(f"{host} asks {register or 'none'}" for host, register in registers.items())
+        todo = "name one PostgreSQL that all reach (bluegreen_database_url), then ansible-playbook provision.yml"
+        return [Problem("preflight", "", "the hosts do not share one register", why, todo)]
+    if len({(answer.get("lease") or {}).get("since") for answer in answers.values() if answer.get("register")}) > 1:
+        why = "this run paused for longer than its lease, and another one was at work meanwhile"
+        return [Problem("preflight", "", "the lease was lost and taken again", why, "type the same again")]
+    return []
 
 
 def pending_problem(host: str, pending: Mapping[str, Any]) -> Problem:
@@ -414,7 +429,7 @@ def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
         begun = bool(fleet.step("preflight", host, "lease").get("lease"))
         return begun and not fleet.check and not fleet.passed("confirm", host)
     if phase == "revert":
-        return fleet.ran("switch") and bool(problems(fleet, "revert")) and not committed(fleet)
+        return fleet.ran("switch") and bool(problems(fleet, "revert"))
     if fleet.check and phase not in DRY:
         return False
     if phase in SINGLE and not first:

@@ -266,6 +266,31 @@ def test_the_fence_is_higher_than_any_host_has_seen() -> None:
     assert fleets.fence(fleet({"preflight": {"web1": taken(LIVE_A)}})) is None
 
 
+def with_lease(**more: Any) -> dict[str, Any]:
+    found = taken(LIVE_A)
+    found["results"]["lease"] = dict(found["results"]["lease"]) | more
+    return found
+
+
+def test_the_fence_is_at_least_the_generation_that_the_register_granted() -> None:
+    granted = {"web1": with_lease(generation=9), "web2": with_lease(generation=12), "web3": with_lease(generation=12)}
+    assert fleets.fence(fleet({"preflight": granted})) == 12
+
+
+def test_hosts_with_registers_of_their_own_are_refused() -> None:
+    own = {"web1": with_lease(register="a"), "web2": with_lease(register="b"), "web3": with_lease(register="a")}
+    (problem,) = fleets.problems(fleet({"preflight": own}))
+    assert "do not share one register" in problem.what
+    assert fleets.ending(fleet({"preflight": own})) == "refused"
+
+
+def test_a_lease_that_was_lost_in_the_preflight_is_noticed() -> None:
+    first, later = {"since": "2026-11-21T03:00:00Z"}, {"since": "2026-11-21T03:05:00Z"}
+    hosts = {host: with_lease(register="a", lease=first if host == "web1" else later) for host in HOSTS}
+    (problem,) = fleets.problems(fleet({"preflight": hosts}))
+    assert "taken again" in problem.what
+
+
 # rollback
 
 HISTORY = (record(C, 7), record(B, 6), record(A, 5))
@@ -282,6 +307,12 @@ def test_a_warm_rollback_is_three_calls_on_each_host() -> None:
     done = rollback(status(C, *HISTORY, idle=B), switch=answer("route"), confirm=FINAL)
     assert fleets.phase_hosts(done, "settle") == []
     assert fleets.ending(done) == "rolled back"
+
+
+def test_a_rollback_never_goes_forward() -> None:
+    """Somebody rolled one release back on the hosts themselves: what came after the live one is no way back."""
+    state = rollback(status(B, *HISTORY, idle=C))
+    assert fleets.release(state) == A
 
 
 def test_a_cold_target_is_started_and_checked_first() -> None:
