@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 APP = "group_vars/all/app.yml"
 ROLLOUT = "group_vars/all/rollout.yml"
@@ -153,6 +153,12 @@ SIZE = re.compile(r"[0-9]+[kKmMgG]?")
 LOCAL_URL = re.compile(r"/([A-Za-z0-9._~-]+/)+")
 ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 PUBLIC_KEY = re.compile(r"(^|\s)(ssh-(ed25519|rsa|dss)|ecdsa-sha2-nistp\d+|sk-[\w@.-]+) +[A-Za-z0-9+/=]{40,}")
+URL = re.compile(
+    r"postgres(?:ql)?://(?P<user>[^:@/?#]+):(?P<password>[^:@/?#]+)@(?P<places>[^@/?#]+)/(?P<database>[^@/?#]+)"
+    r"(?:\?(?P<options>[^?#]*))?"
+)
+PLACE = re.compile(r"(?P<host>\[[^]]*\]|[^:]*)(?::(?P<port>[0-9]{1,5}))?")
+OPTIONS = ("sslmode", "sslrootcert", "target_session_attrs")
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 PROCESS_KEYS: dict[str, type] = {
     "command": str,
@@ -398,7 +404,7 @@ def check_register(known: Mapping[str, Any]) -> Iterator[str]:
         yield wrong(
             "bluegreen_database_url",
             f"{problem}; it must look like postgresql://user:password@192.0.2.31:5432/database?sslmode=require "
-            "(port and sslmode may be left out, special characters are percent-encoded)",
+            "(special characters percent-encoded; port and sslmode may be left out)",
         )
     for name in ("database_name", "database_user"):
         if "app_name" in known and known.get(name) == register_name(known["app_name"]):
@@ -440,8 +446,8 @@ def group_problems(known: Mapping[str, Any], groups: Mapping[str, Any]) -> Itera
             yield f"{name} is not set, and the inventory has {group}: set it in {SECRETS} or {ENVIRONMENT}"
     yield from register_problems(known, groups)
     for name in ("database_password", "cache_password", "bluegreen_database_password"):
-        if re.search(r"\s", known.get(name, "")):
-            yield wrong(name, "must not contain blanks or line ends")
+        if re.search(r"\s", known.get(name, "")) or not known.get(name, "").isprintable():
+            yield wrong(name, "must not contain blanks, line ends or control characters")
     shared = sorted(set(servers) & set(groups.get("load_balancers", [])))
     if shared and int(known.get("app_port", 80)) == 80:
         yield (
@@ -474,25 +480,23 @@ def url_problem(url: str) -> str:
     """What is wrong with a register's URL, without naming any part of it; "" if nothing is."""
     if not re.fullmatch(r"[!-~]+", url):
         return "has blanks or characters outside of ASCII"
-    if re.search(r"%(?![0-9A-Fa-f]{2})", url) or "%00" in url:
-        return "has a percent sign that encodes nothing"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return "has a wrong address or port"
-    database = parts.path.removeprefix("/")
-    given = {"user": parts.username, "password": parts.password, "address": parts.hostname, "database": database}
-    missing = [name for name, value in given.items() if not value]
-    modes = [f"sslmode={mode}" for mode in SSL_MODES]
-    if parts.scheme not in ("postgresql", "postgres"):
+    if not re.match(r"postgres(ql)?://", url):
         return "does not begin with postgresql://"
-    if missing:
-        return f"lacks the {missing[0]}"
-    if port == 0 or not (is_address(parts.hostname) or HOST_NAME.fullmatch(str(parts.hostname))):
-        return "has a wrong address or port"
-    if "/" in database or parts.fragment or (parts.query and parts.query not in modes):
-        return "has something after the database that is not ?sslmode=…"
+    parts = URL.fullmatch(url)
+    if parts is None:
+        return "is not complete, or has special characters that are not percent-encoded"
+    if re.search(r"%(?![0-9A-Fa-f]{2})", url) or not unquote(url).isprintable():
+        return "has a percent sign that encodes nothing of use"
+    for place in parts["places"].split(","):
+        found = PLACE.fullmatch(place)
+        host = found["host"] if found else ""
+        known = is_address(host[1:-1]) if host.startswith("[") else HOST_NAME.fullmatch(host)
+        if found is None or not known or not 0 < int(found["port"] or 5432) < 65536:
+            return "has a wrong address or port"
+    for option in parts["options"].split("&") if parts["options"] else []:
+        name, _, value = option.partition("=")
+        if name not in OPTIONS or not value or (name == "sslmode" and value not in SSL_MODES):
+            return f"has an option that is not understood (known: {', '.join(OPTIONS)})"
     return ""
 
 
@@ -510,22 +514,21 @@ def register(values: Mapping[str, Any], groups: Mapping[str, Any], hosts: Mappin
     """
     if len(groups.get("app_servers", [])) < 2:
         return {}
-    name = register_name(values["app_name"])
-    given, owner = str(values.get("bluegreen_database_url") or ""), ""
-    if given:
-        parts = urlsplit(given)
-        user, password, database = (unquote(part or "") for part in (parts.username, parts.password, parts.path[1:]))
-        address, port, query = str(parts.hostname), parts.port or 5432, parts.query
+    name, owner = register_name(values["app_name"]), ""
+    parts = URL.fullmatch(str(values.get("bluegreen_database_url") or ""))
+    if parts:
+        user, password, database = (unquote(parts[key]) for key in ("user", "password", "database"))
+        places, options = parts["places"].split(","), parts["options"] or ""
     else:
         owner = groups["databases"][0]
         user, password, database = name, str(values["bluegreen_database_password"]), name
-        address, port, query = str(hosts[owner].get("ansible_host") or owner), 5432, ""
-    where = f"[{address}]" if ":" in address else address
+        address = str(hosts[owner].get("ansible_host") or owner)
+        places, options = [f"[{address}]" if ":" in address else address], ""
+    where = ",".join(place if re.search(r":\d+$", place) else f"{place}:5432" for place in places)
     account = f"{quote(user, safe='')}:{quote(password, safe='')}"
-    url = f"postgresql://{account}@{where}:{port}/{quote(database, safe='')}" + (f"?{query}" if query else "")
     return {
-        "url": url,
-        "address": f"{where}:{port}",
+        "url": f"postgresql://{account}@{where}/{quote(database, safe='')}" + (f"?{options}" if options else ""),
+        "address": where,
         "user": user,
         "password": password,
         "database": database,

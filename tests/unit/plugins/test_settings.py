@@ -51,6 +51,7 @@ def test_the_shortest_good_settings_have_no_problem() -> None:
         {"deploy_authorized_keys": ["ssh-ed25519 " + "A" * 68 + " somebody"]},
         {"app_trusted_proxies": ["192.0.2.0/24", "2001:db8::1"]},
         {"bluegreen_database_url": "postgres://a%40b:p%2Fq@[2001:db8::1]:6432/agreed?sslmode=verify-full"},
+        {"bluegreen_database_url": "postgresql://a:b@db1,db2:6432/agreed?sslmode=require&target_session_attrs=primary"},
         {"rollout_lease_ttl": 5, "rollout_lease_cap": "5"},
     ],
 )
@@ -149,24 +150,26 @@ def test_the_register_on_our_own_database_host_needs_a_password() -> None:
     [
         ("mysql://a:hunter2@192.0.2.31/agreed", "does not begin with postgresql://"),
         ("192.0.2.31", "does not begin with postgresql://"),
-        ("postgresql://192.0.2.31/agreed", "lacks the user"),
-        ("postgresql://hunter2@192.0.2.31/agreed", "lacks the password"),
-        ("postgresql://a:hunter2@/agreed", "lacks the address"),
-        ("postgresql://a:hunter2@192.0.2.31", "lacks the database"),
-        ("postgresql://a:hunter2@192.0.2.31/", "lacks the database"),
+        ("postgresql://192.0.2.31/agreed", "is not complete"),
+        ("postgresql://hunter2@192.0.2.31/agreed", "is not complete"),
+        ("postgresql://a:hunter2@/agreed", "is not complete"),
+        ("postgresql://a:hunter2@192.0.2.31", "is not complete"),
+        ("postgresql://a:hunter2@192.0.2.31/", "is not complete"),
+        ("postgresql://a:hunter2@192.0.2.31/agreed/more", "is not complete"),
+        ("postgresql://a:hunter2@192.0.2.31/agreed#more", "is not complete"),
+        ("postgresql://a:hunt/er2@192.0.2.31/agreed", "is not complete"),
         ("postgresql://a:hunter2@192.0.2.31:x/agreed", "has a wrong address or port"),
         ("postgresql://a:hunter2@192.0.2.31:0/agreed", "has a wrong address or port"),
         ("postgresql://a:hunter2@192.0.2.31:70000/agreed", "has a wrong address or port"),
-        ("postgresql://a:hunter2@db1,db2/agreed", "has a wrong address or port"),
+        ("postgresql://a:hunter2@db1,,db2/agreed", "has a wrong address or port"),
         ("postgresql://a:hunter2@[2001:db8/agreed", "has a wrong address or port"),
         ("postgresql://a:hunter 2@192.0.2.31/agreed", "has blanks or characters outside of ASCII"),
         ("postgresql://a:hünter2@192.0.2.31/agreed", "has blanks or characters outside of ASCII"),
         ("postgresql://a:hunter2@192.0.2.31/agreed\n", "has blanks or characters outside of ASCII"),
         ("postgresql://a:100%hunter2@192.0.2.31/agreed", "has a percent sign that encodes nothing"),
-        ("postgresql://a:hunter2@192.0.2.31/agreed?options=-c", "has something after the database"),
-        ("postgresql://a:hunter2@192.0.2.31/agreed?sslmode=never", "has something after the database"),
-        ("postgresql://a:hunter2@192.0.2.31/agreed/more", "has something after the database"),
-        ("postgresql://a:hunter2@192.0.2.31/agreed#more", "has something after the database"),
+        ("postgresql://a:hunter2%0A@192.0.2.31/agreed", "has a percent sign that encodes nothing"),
+        ("postgresql://a:hunter2@192.0.2.31/agreed?options=-c", "has an option that is not understood"),
+        ("postgresql://a:hunter2@192.0.2.31/agreed?sslmode=never", "has an option that is not understood"),
     ],
 )
 def test_a_wrong_url_of_the_register_is_one_line_without_its_secret(url: str, part: str) -> None:
@@ -178,21 +181,20 @@ def test_a_wrong_url_of_the_register_is_one_line_without_its_secret(url: str, pa
     assert "hunter" not in found[0]
 
 
-@given(st.text() | st.from_regex(r"(postgres(ql)?|x)://[!-~]{0,9}[:@/?#\[\]%]{0,5}[!-~]{0,9}", fullmatch=True))
+@given(st.text() | st.from_regex(r"postgres(ql)?://[!-~]{1,4}:[!-~]{1,4}@[!-~]{1,9}/[!-~]{1,9}", fullmatch=True))
 def test_any_url_of_the_register_is_refused_in_a_line_or_can_be_used(url: str) -> None:
     found = problems(bluegreen_database_url=url)
     assert len(found) <= 1
-    if not found:
+    if url and not found:
         parts = urlsplit(register(GOOD | {"bluegreen_database_url": url}, GROUPS, {})["url"])
         assert parts.scheme == "postgresql"
         assert parts.username
         assert parts.password
-        assert parts.hostname
-        assert parts.port
+        assert parts.netloc.rpartition("@")[2].rpartition(":")[2].isdigit()
         assert len(parts.path) > 1
 
 
-@given(st.text(st.characters(min_codepoint=33, exclude_categories=["Cs", "Z"]), min_size=1))
+@given(st.text(st.characters(min_codepoint=33, exclude_categories=["C", "Z"]), min_size=1))
 def test_the_register_on_our_own_database_host(password: str) -> None:
     values = {"app_name": "my-orders", "bluegreen_database_password": password}
     groups = {**GROUPS, "databases": ["db1", "db2"]}
@@ -219,6 +221,8 @@ def test_the_register_elsewhere_wins_and_one_app_server_has_none() -> None:
     assert found["url"] == "postgresql://agree:p%2Fq@db.example.org:5432/agreed?sslmode=require"
     assert (found["owner"], found["password"], found["address"]) == ("", "p/q", "db.example.org:5432")
     assert register(values, {**groups, "app_servers": ["web1"]}, {}) == {}
+    values["bluegreen_database_url"] = "postgresql://a:b@db1,db2:6432/agreed?target_session_attrs=read-write"
+    assert register(values, groups, {})["address"] == "db1:5432,db2:6432"
 
 
 def test_one_port_for_two_servers_is_refused() -> None:
