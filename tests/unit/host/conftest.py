@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from bluegreen import cli, images, inflight, privileges, release, route, smoke, state, status, units, verbs
+from bluegreen import cli, images, inflight, privileges, register, release, route, smoke, state, status, units, verbs
 from bluegreen.config import COLOURS, Paths
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError
@@ -509,6 +509,107 @@ def snapshot(root: Path) -> dict[str, str]:
     return found
 
 
+# the register
+
+
+class FakeRegister:
+    """Stands in for `register.Register`, with the same semantics; test_register.py compares the two."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self.clock = clock
+        self.silent = False  # nothing reaches it
+        self.lossy = False  # what is asked is done, and the answer is lost
+        self.wrong = ""  # what a register of another application or format says
+        self.generation = 0
+        self.lease: dict[str, Any] | None = None
+        self.decisions: dict[str, register.Decision] = {}
+        self.asked: list[str] = []
+        self.patience = register.PATIENCE
+
+    def _answer(self, verb: str, deploy_id: str, write: Callable[[], bool] = lambda: False) -> register.Reply:
+        self.asked.append(verb)
+        if self.silent or self.wrong:
+            raise register.Silent(self.wrong or "the register cannot be asked", "connection refused")
+        done = write()
+        if self.lossy:
+            raise register.Silent("the register did not answer")
+        held = None
+        if self.lease:
+            row = {key: value for key, value in self.lease.items() if key not in ("expires", "cap")}
+            left, cap_left = self.lease["expires"] - self.clock(), self.lease["cap"] - self.clock()
+            held = register.Held(**row, left=left, cap_left=cap_left, generation=self.generation)
+        commits = [item for item in self.decisions.values() if item.decision == "COMMIT"]
+        latest = max(commits, key=lambda item: (item.generation, item.at), default=None)
+        return register.Reply(done, held, self.generation, self.decisions.get(deploy_id), latest)
+
+    def look(self, deploy_id: str = "") -> register.Reply:
+        return self._answer("look", deploy_id)
+
+    def take(self, wanted: register.Wanted) -> register.Reply:
+        def write() -> bool:
+            now, row = self.clock(), self.lease
+            shown = {key: getattr(wanted, key) for key in ("deploy_id", "holder", "host", "process", "run_url", "what")}
+            if row and row["deploy_id"] == wanted.deploy_id:
+                if now >= row["cap"]:
+                    return False
+                hosts = [*(name for name in row["hosts"] if name != wanted.host), wanted.host]
+                row |= {**shown, "hosts": hosts, "expires": min(now + wanted.ttl, row["cap"])}
+                self.generation = max(self.generation, wanted.fence + 1)
+                return True
+            if row and row["expires"] > now:
+                return False
+            times = {"expires": now + min(wanted.ttl, wanted.cap), "cap": now + wanted.cap}
+            self.lease = {**shown, "since": "then", "hosts": [wanted.host], **times}
+            self.generation = max(self.generation, wanted.fence) + 1
+            return True
+
+        return self._answer("take", wanted.deploy_id, write)
+
+    def _own(self, deploy_id: str) -> dict[str, Any] | None:
+        return self.lease if self.lease and self.lease["deploy_id"] == deploy_id else None
+
+    def renew(self, deploy_id: str, ttl: float) -> register.Reply:
+        def write() -> bool:
+            row = self._own(deploy_id)
+            if not row or self.clock() >= row["cap"]:
+                return False
+            row["expires"] = min(self.clock() + ttl, row["cap"])
+            return True
+
+        return self._answer("renew", deploy_id, write)
+
+    def release(self, deploy_id: str, host: str) -> register.Reply:
+        def write() -> bool:
+            row = self._own(deploy_id)
+            if not row:
+                return False
+            row["hosts"] = [name for name in row["hosts"] if name != host]
+            if not row["hosts"]:
+                self.lease = None
+            return True
+
+        return self._answer("release", deploy_id, write)
+
+    def take_away(self, deploy_id: str) -> register.Reply:
+        def write() -> bool:
+            if not self._own(deploy_id):
+                return False
+            self.lease = None
+            self.generation += 1
+            return True
+
+        return self._answer("take_away", deploy_id, write)
+
+    def decide(self, wanted: register.Decision, leased: bool) -> register.Reply:
+        def write() -> bool:
+            if wanted.deploy_id in self.decisions or (leased and not self._own(wanted.deploy_id)):
+                return False
+            self.decisions[wanted.deploy_id] = dataclasses.replace(wanted, at=f"{len(self.decisions):06}")
+            return True
+
+        return self._answer("decide", wanted.deploy_id, write)
+
+
 # what crashes
 
 
@@ -644,5 +745,6 @@ def tools() -> types.SimpleNamespace:
         simulate=simulate,
         snapshot=snapshot,
         CONFIG=CONFIG,
+        FakeRegister=FakeRegister,
         make_directory=make_directory,
     )
