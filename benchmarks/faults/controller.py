@@ -1,0 +1,77 @@
+"""The controller dies: before every single task of a deploy and a rollback, and while the hosts work on one."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+
+from . import judge
+from .judge import Point, Run
+from .rig import NEW, OLD, Controller, Report, Rig
+
+CASE = "controller-kill"
+
+
+def baseline(rig: Rig) -> dict[str, list[judge.Task]]:
+    """The tasks of a deploy and of a rollback that nobody disturbs."""
+    found = {}
+    rig.given(OLD)
+    rig.unmigrate()
+    for command, words in (("deploy", rig.deploy_command(NEW)), ("rollback", rig.rollback_command(OLD))):
+        controller = rig.start(words, f"baseline {command}")
+        if controller.wait():
+            raise judge_failure(controller)
+        found[command] = judge.tasks_of(controller.history)
+        rig.progress(f"{command}: {len(found[command])} tasks in {time.monotonic() - controller.started:.1f} s")
+    return found
+
+
+def judge_failure(controller: Controller) -> Exception:
+    """The error of a controller that should have succeeded."""
+    return RuntimeError(f"{controller.last_lines()}; see {controller.log}")
+
+
+def controller_kill(rig: Rig, options: Namespace, report: Report) -> None:
+    """Kill the controller at every point; the commands alternate, because a deploy is what a rollback needs before."""
+    tasks = baseline(rig)
+    both = [judge.points(command, tasks[command], options.seed, options.during) for command in options.commands]
+    chosen = judge.sample([point for points in both for point in points], options.runs, options.seed)
+    queues = {command: [point for point in chosen if point.command == command] for command in options.commands}
+    while any(queues.values()):
+        for queue in queues.values():
+            if queue:
+                report(one(rig, queue.pop(0), options))
+
+
+def one(rig: Rig, point: Point, options: Namespace) -> Run:
+    """One controller, one death."""
+    deploys = point.command == "deploy"
+    rig.given(OLD if deploys else NEW)
+    ttl = rig.ttl if point.then == "wait" else 30.0  # a re-run must find the switch still pending
+    if deploys:
+        rig.unmigrate()
+        command = rig.deploy_command(NEW, rollout_ttl=ttl)
+    else:
+        command = rig.rollback_command(OLD, rollout_ttl=ttl)
+    plan = {"at": f"{point.when}:{point.task.number}", "do": options.signal, "whom": point.whom, "delay": point.delay}
+    fault = f"controller {options.signal}, {point.command}, {point.when} a task"
+    result = Run(CASE, fault, point.text, options.seed)
+    start = time.monotonic()
+    controller = rig.start(command, f"{point.command} {point.when} {point.task.number}", plan)
+    status = controller.wait()
+    if controller.hit is None:
+        result.notes.append(f"it ended before its point, with status {status}")
+    fell = controller.hit or time.monotonic()
+    if point.then == "wait":
+        result.whole = rig.observe(fell, rig.hosts, [controller])
+        result.ended = rig.ended(rig.hosts)
+        if result.ended not in (OLD, NEW):
+            result.problems.append(f"it ended on {result.ended}")
+        rig.rerun(result, command, NEW if deploys else OLD)
+    else:
+        began = time.monotonic()
+        rig.rerun(result, command, NEW if deploys else OLD)
+        after = rig.observe(began, rig.hosts, [controller])
+        result.whole = None if after is None else began - fell + after
+        result.ended = rig.ended(rig.hosts)
+    return rig.finish(result, start, rig.hosts, ttl if point.then == "wait" else None)
