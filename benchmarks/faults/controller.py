@@ -63,7 +63,7 @@ def one(rig: Rig, point: Point, options: Namespace) -> Run:
         result.notes.append(f"it ended before its point, with status {status}")
     fell = controller.hit or time.monotonic()
     if point.then == "wait":
-        result.whole = rig.observe(fell, rig.hosts, [controller])
+        result.whole = rig.observe(fell, rig.hosts, [controller], ttl)
         result.ended = rig.ended(rig.hosts)
         if result.ended not in (OLD, NEW):
             result.problems.append(f"it ended on {result.ended}")

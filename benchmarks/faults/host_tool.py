@@ -161,6 +161,7 @@ class Bench:
         live = self.rig.status([HOST])[HOST]["live"]["release"]
         if live != goal:
             self.driver.call(*self.steps("confirm", goal))
+        self.driver.call({"verb": "processes", "action": "settle", "wait": False})
         self.driver.call({"verb": "stage", "manifest": self.manifest, "image": self.upload()})
         self.driver.call({"verb": "prune", "keep": 5})
         self.driver.release()
@@ -193,9 +194,12 @@ def places(bench: Bench, verb: str, options: Namespace, errors: bool) -> list[Pl
     bench.finish(goal)
     chance = random.Random(f"{options.seed} {verb} {errors}")  # noqa: S311
     found = []
-    for call, number, about in judge.calls_of(log):
-        if call == "write" and not about.startswith("1<") and not any(place in about for place in OURS):
-            continue
+    ours = [
+        (call, number, about)
+        for call, number, about in judge.calls_of(log)
+        if call != "write" or about.startswith("1<") or any(place in about for place in OURS)
+    ]
+    for call, number, about in judge.thin(ours, options.seed):
         if errors and call in judge.CALLING:
             continue
         for what in ERRORS if errors else ("KILL",):
@@ -242,7 +246,7 @@ def one(bench: Bench, place: Place, options: Namespace) -> Run:
             result.notes.append(f"again: {json.dumps(again.get('error'))[:200]}")
     elif place.then == "reconcile":
         rig.on(HOST, f"bluegreen reconcile --app {APP}", check=False)
-    after = rig.observe(fell, [HOST])
+    after = rig.observe(fell, [HOST], ttl=TTL)
     result.whole = after
     look = rig.look([HOST])[HOST]
     result.ended = "old" if look and look.live == before else "new" if look and look.live == goal else "?"

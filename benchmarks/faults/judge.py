@@ -117,6 +117,7 @@ class Look:
     pending: str | None
     timers: tuple[str, ...] = ()
     busy: bool = False
+    deadline: float | None = None  # of the pending switch, on the clock that counts from boot
 
 
 def look_of(text: str) -> Look | None:
@@ -132,9 +133,9 @@ def look_of(text: str) -> Look | None:
         return None
     active, pending = found["active"] or {}, found["pending"] or {}
     timers = tuple(name for name in found["timers"].split() if name.startswith("bluegreen-deadman"))
-    return Look(
-        active.get("release"), active.get("sha"), pending.get("release"), timers, found["busy"] not in ("", "0")
-    )
+    busy = found["busy"] not in ("", "0")
+    deadline = pending.get("deadline_at")
+    return Look(active.get("release"), active.get("sha"), pending.get("release"), timers, busy, deadline)
 
 
 def whole(looks: Mapping[str, Look | None]) -> bool:
@@ -146,6 +147,15 @@ def whole(looks: Mapping[str, Look | None]) -> bool:
         and len({look.live for look in known}) == 1
         and all(look.live and not look.pending and not look.busy for look in known)
     )
+
+
+def armed(looks: Iterable[Look | None], ttl: float, offset: float) -> float | None:
+    """When the last of these pending switches was armed, on the monotonic clock; None if none is pending.
+
+    offset: what the clock that counts from boot is ahead of the monotonic one. The hosts share this machine's kernel.
+    """
+    found = [look.deadline - ttl - offset for look in looks if look and look.deadline is not None]
+    return max(found, default=None)
 
 
 # What must not be left behind: one line each, on standard output.
@@ -183,6 +193,12 @@ def leftovers(listing: str, status: Mapping[str, Any]) -> list[str]:
     if isinstance(register, Mapping) and register.get("error"):
         found.append(f"register {register['error']}")
     return found + [f"drift: {line}" for line in status.get("drift") or []]
+
+
+def stays(leftover: str) -> bool:
+    """Whether a leftover of one run would be found again after the next one: a file, not a state."""
+    kind = leftover.partition(": ")[2].partition(" ")[0]
+    return kind in ("temporary", "upload", "incomplete", "mount", "image")
 
 
 # --- points -------------------------------------------------------------------------------------------------------
@@ -276,6 +292,16 @@ def calls_of(log: str) -> list[tuple[str, int, str]]:
             continue
         if name in CHANGING or name in CALLING:
             found.append((name, counts[name], rest[:100]))
+    return found
+
+
+def thin(items: Sequence[tuple[str, int, str]], seed: int) -> list[tuple[str, int, str]]:
+    """The same calls without the bulk: of a row of one kind the first two, one that the seed chooses, and the last."""
+    chance = random.Random(seed)  # noqa: S311
+    found = []
+    for _, group in itertools.groupby(items, lambda item: item[0]):
+        row = list(group)
+        found += row if len(row) <= 4 else [*row[:2], chance.choice(row[2:-1]), row[-1]]
     return found
 
 

@@ -138,6 +138,7 @@ class Rig:
         self.load: LoadThread | None = None
         self.token = ""
         self.count = 0
+        self.known: set[str] = set()  # leftovers of earlier runs: each is told once
 
     # -- hosts
 
@@ -211,8 +212,9 @@ class Rig:
             status = self.status(hosts)
             listing = self.everywhere(judge.LEFTOVERS.format(app=APP), hosts)
             found = [f"{name}: {line}" for name in status for line in judge.leftovers(listing[name], status[name])]
-            if not found or time.monotonic() > until:
-                return found
+            new = [line for line in found if line not in self.known]
+            if not new or time.monotonic() > until:
+                return new
             time.sleep(0.5)
 
     # -- making them
@@ -357,17 +359,23 @@ class Rig:
 
     # -- a run
 
-    def observe(self, since: float, hosts: Sequence[str], controllers: Sequence[Controller] = ()) -> float | None:
+    def observe(
+        self, since: float, hosts: Sequence[str], controllers: Sequence[Controller] = (), ttl: float | None = None
+    ) -> float | None:
         """Seconds from `since` until these hosts were whole and stayed so; None if they never were.
 
         Looks on while anything that could still change them is alive: a controller's orphan, a verb, a timer.
+        ttl: count from the arming of the last switch if that came later (what a dead controller left under way).
         """
+        offset = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
         until = time.monotonic() + PATIENCE
         last_broken = since
         calm = 0
         while time.monotonic() < until:
             looked = time.monotonic()
             looks = self.look(hosts)
+            if ttl is not None:
+                since = max(since, judge.armed(looks.values(), ttl, offset) or since)
             if not judge.whole(looks):
                 last_broken, calm = looked, 0
             elif any(processes_of(one.name) for one in controllers):
@@ -417,6 +425,7 @@ class Rig:
         seen = judge.traffic(self.answers, start, time.monotonic() - 1.5, spared)
         result.requests, result.failed, result.gap, result.mixed = seen.requests, seen.failed, seen.gap, seen.mixed
         result.leftovers = self.leftovers(hosts)
+        self.known |= {line for line in result.leftovers if judge.stays(line)}
         result.notes += [f"failed: {detail}" for detail in seen.failures]
         result.problems += judge.judge(result, ttl, bounded)
         del self.answers[: max(0, len(self.answers) - 2000)]

@@ -67,8 +67,15 @@ def looked(active: object, pending: object, timers: str = "", busy: str = "0") -
 
 
 def test_a_look_at_a_host_is_read() -> None:
-    text = looked({"release": "a", "sha": "s"}, {"release": "b"}, "bluegreen-deadman:orders:1.timer other.timer", "1")
-    assert judge.look_of(text) == Look("a", "s", "b", ("bluegreen-deadman:orders:1.timer",), True)
+    timers = "bluegreen-deadman:orders:1.timer other.timer"
+    text = looked({"release": "a", "sha": "s"}, {"release": "b", "deadline_at": 9.5}, timers, "1")
+    assert judge.look_of(text) == Look("a", "s", "b", ("bluegreen-deadman:orders:1.timer",), True, 9.5)
+
+
+def test_the_last_arming_counts() -> None:
+    looks = [Look("a", "s", "b", (), False, 105.0), Look("a", "s", "b", (), False, 106.0), Look("a", "s", None), None]
+    assert judge.armed(looks, 3, 100) == 3
+    assert judge.armed(looks[2:], 3, 100) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"active": null}\0', looked(None, None)[:-8]])
@@ -111,6 +118,12 @@ def test_leftovers_are_told_one_by_one() -> None:
 def test_a_clean_host_has_no_leftovers() -> None:
     assert judge.leftovers("\n", {"pending": None, "lease": None, "drift": [], "register": None}) == []
     assert judge.leftovers("", {"register": {"error": "no answer"}}) == ["register no answer"]
+
+
+def test_a_file_left_behind_is_charged_to_one_run_and_a_state_to_every_one() -> None:
+    assert judge.stays("web1: upload x.squashfs")
+    assert not judge.stays("web1: drift: a link is wrong")
+    assert not judge.stays("web1: lease d")
 
 
 # --- points
@@ -176,6 +189,16 @@ def test_calls_that_change_something_are_counted_by_name_as_strace_counts_them()
         ("rename", 2),
         ("vfork", 1),
     ]
+
+
+def test_of_many_calls_in_a_row_some_are_chosen() -> None:
+    calls = [("mkdir", 1, ""), *(("symlink", number, "") for number in range(1, 82)), ("rename", 1, "")]
+    chosen = judge.thin(calls, 1)
+    assert [number for name, number, _ in chosen if name == "symlink"][:2] == [1, 2]
+    assert chosen[0] == calls[0]
+    assert chosen[-2:] == calls[-2:]
+    assert len(chosen) == 6
+    assert judge.thin(calls[:4], 1) == calls[:4]
 
 
 # --- verdict
