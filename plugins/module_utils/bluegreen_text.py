@@ -71,7 +71,9 @@ def merge(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for result in results:
         for step, answer in (result.get("results") or {}).items():
-            found.setdefault(step, answer)
+            before = found.setdefault(step, answer)
+            if before is not answer and isinstance(answer, Mapping) and "rounds" in answer:
+                found[step] = {**before, "rounds": int(before.get("rounds") or 0) + int(answer["rounds"])}
         if result.get("sent"):
             found["sent"] = result["sent"]
         found["failed_steps"] = None

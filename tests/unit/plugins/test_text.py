@@ -57,6 +57,11 @@ def test_names_beyond_a_few_are_a_number() -> None:
             {"web1": [made.answer("live", {"proven": False})]},
             "all checks passed; live release: not proven (no signed-in check)",
         ),
+        (
+            "watch",
+            {"web1": [made.answer("smoke", {"rounds": 5}), made.answer("smoke", {"rounds": 2})]},
+            "7 rounds of checks passed",
+        ),
         ("switch", {"web1": [made.answer()], "web2": [made.failed()]}, "failed on web2"),
     ],
 )  # fmt: skip
