@@ -29,8 +29,13 @@ class Failure(Exception):
 def use_project_python() -> None:
     """Run the calling script again with the project's `.venv` if there is one; its programs come first in PATH."""
     python = VENV / "bin" / "python"
-    if not python.exists():
-        return
+    try:
+        if not python.exists():
+            return
+    except PermissionError:
+        sys.exit(
+            f"{Path(sys.argv[0]).name}: {VENV} cannot be read by this user: run it as its owner, or let others read it"
+        )
     path = os.environ.get("PATH", os.defpath)
     if str(VENV / "bin") not in path.split(os.pathsep):
         os.environ["PATH"] = f"{VENV / 'bin'}{os.pathsep}{path}"
