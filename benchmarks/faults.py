@@ -24,7 +24,7 @@ use_project_python()
 
 from faults import controller, host_tool, hosts, judge, race  # noqa: E402
 from faults.judge import Run  # noqa: E402
-from faults.rig import WORK, Rig  # noqa: E402
+from faults.rig import WORK, Rig, version  # noqa: E402
 
 RESULTS = REPO / "benchmarks" / "results"
 PAGE = REPO / "benchmarks" / "faults.md"
@@ -61,9 +61,8 @@ class Results:
 def versions() -> dict[str, str]:
     """What was measured, and on what."""
     core = run([program("ansible"), "--version"], what="ask Ansible's version", timeout=60).splitlines()[0]
-    commit = run(["git", "-C", REPO, "describe", "--always", "--dirty"], what="ask git", timeout=30).strip()
     return {
-        "bluegreen": commit,
+        "bluegreen": version(),
         "ansible": core,
         "python": platform.python_version(),
         "processors": str(os.cpu_count()),

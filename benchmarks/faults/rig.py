@@ -17,7 +17,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from support.common import CACHE, REPO, Failure, Progress
+from support.common import CACHE, REPO, Failure, Progress, run
 from support.example_fleet import APP, DOMAIN, Fleet, Node
 from support.hosts import Podman, as_root, inventory_name
 from support.load import Load, LoadThread, Shape, parse_target
@@ -26,6 +26,7 @@ from . import judge
 from .judge import Answer, Look, Run
 
 WORK = CACHE / "benchmarks-faults"
+PROVISIONED = WORK / "provisioned.txt"  # by which commit the hosts that run were
 SUBNET = "10.213.75.0/24"
 OLD, NEW = "r1", "r2"
 RATE = 20.0  # requests per second and app server
@@ -97,6 +98,11 @@ class Controller:
         """The end of what it wrote, in one line."""
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         return " / ".join(lines[-count:])
+
+
+def version() -> str:
+    """The commit that is measured."""
+    return run(["git", "-C", REPO, "describe", "--always", "--dirty"], what="ask git", timeout=30).strip()
 
 
 def processes_of(name: str) -> list[int]:
@@ -190,11 +196,12 @@ class Rig:
         """What hosts hold now; None for one that does not answer."""
 
         def one(name: str) -> Look | None:
-            try:
-                return judge.look_of(self.on(name, judge.LOOK.format(app=APP), timeout=5, check=False))
-            except Failure:
-                self.pids.pop(name, None)
-                return None
+            found = None
+            with suppress(Failure):
+                found = judge.look_of(self.on(name, judge.LOOK.format(app=APP), timeout=5, check=False))
+            if found is None:
+                self.pids.pop(name, None)  # it may be another one after a start
+            return found
 
         names = list(hosts or self.hosts)
         with ThreadPoolExecutor(len(names)) as pool:
@@ -225,12 +232,14 @@ class Rig:
         if self.pid("web1") and self.fleet.directory.is_dir():
             self.fleet.shas = json.loads((WORK / "shas.json").read_text())
             self.progress("the hosts of the last time are used again")
-            self.must(self.fleet.playbook("provision.yml"), "provision")
+            if not PROVISIONED.is_file() or PROVISIONED.read_text() != version():
+                self.must(self.fleet.playbook("provision.yml"), "provision")
         else:
             self.make()
         self.everywhere(
             "command -v strace >/dev/null || (apt-get -q update && apt-get -qy install strace)", timeout=300
         )
+        PROVISIONED.write_text(version())
         self.token = self.fleet.probe_token()
         self.given(OLD)
 
