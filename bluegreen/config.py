@@ -37,6 +37,16 @@ class Paths:
         return self.root / "etc/bluegreen" / f"{self.app}.key"
 
     @property
+    def register(self) -> Path:
+        """The URL of the fleet's register; root's alone."""
+        return self.root / "etc/bluegreen" / f"{self.app}.register"
+
+    @property
+    def outdated(self) -> Path:
+        """There while this host must serve nothing; nginx's unit looks for it."""
+        return self.run / "outdated"
+
+    @property
     def srv(self) -> Path:
         return self.root / "srv" / self.app
 
@@ -113,6 +123,7 @@ class HostConfig:
     drain_ceiling: int = 120
     min_free_mb: int = 512
     mount: bool = True
+    register: bool = False
 
 
 def parse_config(text: str, path: str) -> HostConfig:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from bluegreen import config as configuration
 from bluegreen import web
 from bluegreen.config import HostConfig, Paths
 from bluegreen.state import State
+
+if TYPE_CHECKING:
+    from bluegreen.register import Register
 
 
 @dataclasses.dataclass
@@ -30,6 +35,21 @@ class Context:
     @cached_property
     def key(self) -> bytes:
         return configuration.read_key(self.paths)
+
+    @cached_property
+    def register(self) -> Register:
+        """The fleet's register. Raises Silent where its address is missing."""
+        from bluegreen import register
+
+        return register.connect(self.app, self.paths.register)
+
+    def registered(self, deploy_id: str) -> bool:
+        """Whether the register decides about a deploy: not without one, and not about a person's work on this host."""
+        return self.config.register and bool(deploy_id) and not deploy_id.startswith("local-")
+
+    @property
+    def host(self) -> str:
+        return self.config.host or os.uname().nodename
 
     @property
     def app(self) -> str:

@@ -45,9 +45,9 @@ def arm(app: str, deploy_id: str, seconds: float) -> tuple[str, Callable[[], Non
     return f"{name}.timer", armed
 
 
-def timers(app: str) -> list[str]:
-    """The armed timers of an application."""
-    return list(units.listed(pattern(app)))
+def watching(app: str) -> list[str]:
+    """The armed timers of an application, and the services of elapsed ones that still ask the register."""
+    return list(units.listed(pattern(app), pattern(app).replace(".timer", ".service")))
 
 
 def disarm(app: str, timer: str = "") -> None:

@@ -41,6 +41,13 @@ class BluegreenError(Exception):
         return ": ".join(parts) + (f" ({self.todo})" if self.todo else "")
 
 
+class Silent(BluegreenError):
+    """The register cannot be asked, or is not this application's: nothing is known, and nothing is guessed."""
+
+    def __init__(self, what: str, why: str = "", todo: str = ""):
+        super().__init__(Code.REFUSED, what, why, todo)
+
+
 def bad_input(what: str, why: str = "", todo: str = "") -> BluegreenError:
     """The caller's words are wrong; nothing was changed."""
     return BluegreenError(Code.BAD_INPUT, what, why, todo)

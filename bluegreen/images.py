@@ -97,6 +97,14 @@ def manifest_of(paths: Paths, name: str) -> dict[str, Any] | None:
     return files.read_json(paths.images / f"{name}.json")
 
 
+def digest(path: Path) -> str:
+    """The sha256 of a file."""
+    import hashlib  # slow to import
+
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def staged(paths: Paths) -> list[str]:
     """The names of all completely staged images."""
     return sorted(path.stem for path in paths.images.glob("*.json"))

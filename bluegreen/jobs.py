@@ -19,6 +19,7 @@ from bluegreen.context import Context
 from bluegreen.errors import BluegreenError, Code, bad_input, check_failed
 
 LOCK_TIMEOUT = "2s"
+ATTACHED = 0.5  # seconds between two looks at a migration that somebody else started
 MARK = "bluegreen-result:"
 
 # Runs in the release's virtualenv: which migrations are pending, in the order they would run.
@@ -84,11 +85,39 @@ def command_line(context: Context, name: str, unit: str, words: Sequence[str], e
         *HARDENING,
     ]
     return [
-        "systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}",
+        "systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}", f"--description={described(name)}",
         *(f"--property={item}" for item in properties),
         *(f"--setenv={key}={value}" for key, value in extra.items()),
         "--", *words,
     ]  # fmt: skip
+
+
+def described(name: str) -> str:
+    """A job's description: it tells of which release it is."""
+    return f"bluegreen: job of release {name}"
+
+
+def attach(context: Context, name: str, timeout: float) -> bool:
+    """Wait for a migration of the same release that an earlier run has left at work. False if there is none.
+
+    Raises BluegreenError (busy) if it is one of another release.
+    """
+    unit, until = f"bluegreen-migrate-{context.app}.service", time.monotonic() + timeout
+    waited = False
+    while True:
+        values = units.properties([unit], ["ActiveState", "Description"])[unit]
+        if values.get("ActiveState") not in ("active", "activating"):
+            return waited
+        if values.get("Description") != described(name):
+            what = f"{unit} is at work for another release"
+            todo = f"wait for it (journalctl -fu {unit}), then try again"
+            raise BluegreenError(Code.BUSY, what, values.get("Description", ""), todo)
+        if time.monotonic() > until:
+            raise check_failed(f"{unit} did not end within {timeout:g} s", "", f"journalctl -fu {unit}")
+        if not waited:
+            context.say(f"an earlier run's migration of {name} is still at work: waiting for it")
+        waited = True
+        time.sleep(ATTACHED)
 
 
 def python(context: Context, name: str) -> str:
@@ -161,10 +190,12 @@ def plan(context: Context, name: str) -> dict[str, Any]:
 
 def migrate(context: Context, name: str, timeout: float) -> dict[str, Any]:
     """Run the release's pending migrations, with a lock timeout so that traffic never queues behind them."""
+    started = time.monotonic()
+    attached = not context.dry_run and attach(context, name, timeout)
     before = plan(context, name)["pending"]
     if context.dry_run or not before:
-        return {"applied": [], "pending": before, "seconds": 0.0, "output": []}
-    started = time.monotonic()
+        seconds = round(time.monotonic() - started, 2)
+        return {"applied": [], "pending": before, "attached": attached, "seconds": seconds, "output": []}
     # settings that set OPTIONS["options"] themselves win over this: libpq prefers a parameter to the environment
     extra = {"PGOPTIONS": f"-c lock_timeout={LOCK_TIMEOUT} -c idle_in_transaction_session_timeout=600s"}
     words = (python(context, name), "-m", "django", "migrate", "--no-input", "--no-color")
@@ -178,7 +209,8 @@ def migrate(context: Context, name: str, timeout: float) -> dict[str, Any]:
             todo = "a long transaction held the table; the old release serves; try again when it has ended"
         what = f"{(after or ['a migration'])[0]} failed" if status else f"{after[0]} is still pending"
         raise check_failed(what, why(output), todo, {"output": output[-30:], "applied": applied})
-    return {"applied": applied, "pending": [], "seconds": round(time.monotonic() - started, 2), "output": output[-30:]}
+    seconds = round(time.monotonic() - started, 2)
+    return {"applied": applied, "pending": [], "attached": attached, "seconds": seconds, "output": output[-30:]}
 
 
 def manage(context: Context, name: str, command: str, timeout: float) -> dict[str, Any]:

@@ -7,12 +7,14 @@ import os
 import pwd
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from bluegreen.errors import BluegreenError, Code
 
 PROBE_USER = "bluegreen"
+FORK = threading.Lock()  # a child must not begin while a thread is in the middle of something
 
 
 def call(work: Callable[[], Any], user: str = PROBE_USER, timeout: float = 600) -> Any:
@@ -27,7 +29,8 @@ def call(work: Callable[[], Any], user: str = PROBE_USER, timeout: float = 600) 
             Code.NOT_PROVISIONED, f"there is no user {user}", "", "run ansible-playbook provision.yml"
         ) from None
     reader, writer = os.pipe()
-    child = os.fork()
+    with FORK:
+        child = os.fork()
     if child == 0:
         _child(work, entry, reader, writer, timeout)
     os.close(writer)

@@ -6,13 +6,20 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bluegreen import deadman, files, images, processes, prune, release, route, start, switch, units
+from bluegreen import deadman, files, images, outdated, processes, prune, release, route, start, switch, units
 from bluegreen.config import COLOURS, other
 from bluegreen.context import Context
-from bluegreen.errors import BluegreenError
+from bluegreen.errors import BluegreenError, Silent
 from bluegreen.state import Live, Pending
+
+if TYPE_CHECKING:
+    from bluegreen.register import Reply
+
+PATIENCE = 5.0  # seconds for the registers of all applications together: nginx waits for this
+PAUSE = 0.5
+waited = 0.0  # seconds spent on registers that did not answer
 
 
 def prepare_directories(context: Context) -> None:
@@ -59,42 +66,100 @@ def reconcile(context: Context, wait: float) -> dict[str, Any]:
     problems = open_images(context)
     try:
         live, pending = state.live(), state.pending()
+        state.fence()
     except BluegreenError:
         serve_route(context)
         raise
-    done += settle_pending(context, live, pending)
-    pending = state.pending()
-    if live and not pending:
-        if release.resolved(paths, live.colour) != live.release and release.complete(paths, live.release):
-            files.replace_symlink(paths.colour(live.colour), f"releases/{live.release}")
-            done.append(f"pointed {live.colour} at {live.release} again")
-        done += _start_live(context, live.colour, wait)
-        warm = other(live.colour)
-        if _start_warm(context, warm):
-            done.append(f"started the warm {warm} colour")
-        fallback = switch.may_fall_back(context, warm)
-        content = route.read(paths)
-        if content != route.links(paths, live.colour, 0, start.statics(context), fallback):
-            start.write_route(context, live.colour, 0, fallback)
-            done.append(f"routed everything to {live.colour} again")
+    reply, silence = ask(context, live, pending)
+    done += settle_pending(context, live, pending, silence)
+    live, pending = state.live(), state.pending()
+    if not pending and reply:
+        done += gate(context, live, reply)
+    known = outdated.read(context)
+    if silence and not pending and known is None:
+        done.append(f"serving what is confirmed here: {silence}")
+    if known is not None:
+        outdated.mark(context, known)  # a boot cleared the flag
+        done.append(outdated.sentence(known))
+    elif live and (not pending or pending.provisional):
+        done += serve_live(context, live, wait)
     elif live is None and not pending and route.read(paths) is None:
         start.write_route(context, "blue")
         done.append("made the first route")
     if done:
         state.append_history("reconcile", done=done)
-    return {"done": done, "problems": problems, "changed": bool(done)}
+    register = (str(silence) if silence else "answers") if reply or silence else None
+    return {"done": done, "problems": problems, "changed": bool(done), "outdated": known, "register": register}
 
 
-def settle_pending(context: Context, live: Live | None, pending: Pending | None) -> list[str]:
+def ask(context: Context, live: Live | None, pending: Pending | None) -> tuple[Reply | None, Silent | None]:
+    """What the register knows, where that matters here; or why it does not say. The network may just be coming up."""
+    global waited  # noqa: PLW0603  a boot reconciles several applications, and nginx waits for all
+    if not context.config.register or (live is None and pending is None):
+        return None, None
+    if pending and pending.deadline.left() > 0 and not pending.provisional:
+        return None, None  # somebody is at work
+    begun = time.monotonic()
+    while True:
+        left = PATIENCE - waited - (time.monotonic() - begun)
+        try:
+            context.register.patience = max(PAUSE, left)
+            return context.register.look(), None
+        except Silent as silent:
+            if left <= PAUSE:
+                waited += time.monotonic() - begun
+                return None, silent
+            time.sleep(PAUSE)
+
+
+def gate(context: Context, live: Live | None, reply: Reply) -> list[str]:
+    """Serve nothing while the fleet has a newer release; serve again when it has not."""
+    if live and reply.latest and outdated.newer(live, reply.latest):
+        latest = reply.latest
+        outdated.mark(context, {"live": live.sha, "sha": latest.sha, "release": latest.release, "at": latest.at})
+    elif outdated.read(context) is not None:
+        outdated.clear(context)
+        return ["serving again: the release here is the fleet's"]
+    return []
+
+
+def serve_live(context: Context, live: Live, wait: float) -> list[str]:
+    """Start what should run, and route everything to the live colour."""
+    paths, done = context.paths, []
+    if release.resolved(paths, live.colour) != live.release and release.complete(paths, live.release):
+        files.replace_symlink(paths.colour(live.colour), f"releases/{live.release}")
+        done.append(f"pointed {live.colour} at {live.release} again")
+    done += _start_live(context, live.colour, wait)
+    warm = other(live.colour)
+    if _start_warm(context, warm):
+        done.append(f"started the warm {warm} colour")
+    fallback = switch.may_fall_back(context, warm)
+    content = route.read(paths)
+    if content != route.links(paths, live.colour, 0, start.statics(context), fallback):
+        start.write_route(context, live.colour, 0, fallback)
+        done.append(f"routed everything to {live.colour} again")
+    return done
+
+
+def settle_pending(
+    context: Context, live: Live | None, pending: Pending | None, silence: BluegreenError | None
+) -> list[str]:
     """Finish or undo a switch whose time has passed, and see that there is a timer exactly while one is pending."""
     done = []
-    if pending and live and switch.committed(live, pending):
-        switch.finish_confirm(context, live, pending)
-        done.append(f"finished the confirmation of {live.release}")
-    elif pending and pending.deadline.left() <= 0:
-        switch.revert(context, "the host restarted or the deadline passed before it was confirmed", bad=False)
-        done.append(f"reverted the unconfirmed switch to {pending.release}")
-    pending, armed = context.state.pending(), deadman.timers(context.app)
+    why = "the host restarted or the deadline passed before it was confirmed"
+    if pending and (switch.committed(live, pending) or pending.deadline.left() <= 0 or pending.provisional):
+        try:
+            asks = context.registered(pending.deploy_id) and not pending.decided
+            if silence and asks and not switch.committed(live, pending):
+                raise silence
+            # the live colour is started below, and waited for there
+            told = switch.follow(context, pending, why, bad=False, wait=0)
+            what = "reverted the unconfirmed switch to" if told["reverted"] else "finished the confirmation of"
+            done.append(f"{what} {pending.release}")
+        except BluegreenError as problem:
+            switch.go_back_provisionally(context, pending, why, bad=False, ask=True)
+            done.append(f"reverted the switch to {pending.release} provisionally: {problem}")
+    pending, armed = context.state.pending(), deadman.watching(context.app)
     if pending and not armed:
         timer, running = deadman.arm(context.app, pending.deploy_id, pending.deadline.left())
         running()

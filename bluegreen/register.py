@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bluegreen.errors import BluegreenError, Code, bad_input
+from bluegreen.errors import Silent, bad_input
 
 FORMAT = 1
 USER = "bluegreen"  # psql runs without privileges
@@ -33,13 +33,6 @@ URL = re.compile(
     r"@(?P<places>[^/?]+)/(?P<base>[^/?]+)(?:\?(?P<more>.*))?"
 )
 PLACE = re.compile(r"(?P<host>\[[^]]*\]|[^:]*)(?::(?P<port>\d+))?")
-
-
-class Silent(BluegreenError):
-    """The register cannot be asked, or is not this application's: nothing is known, and nothing is guessed."""
-
-    def __init__(self, what: str, why: str = "", todo: str = ""):
-        super().__init__(Code.REFUSED, what, why, todo)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +97,11 @@ class Reply:
     generation: int
     decision: Decision | None
     latest: Decision | None
+
+    @property
+    def held(self) -> Held | None:
+        """The lease, if it has not expired."""
+        return self.lease if self.lease and self.lease.left > 0 else None
 
 
 # SQL

@@ -101,7 +101,14 @@ class Pending:
     deadline_boot: str
     deadline_at: float
     since: str
-    timer: str = ""  # the dead-man's; empty in what an older version wrote
+    # absent in what an older version wrote
+    timer: str = ""  # the dead-man's
+    fence: int = 0  # the generation that switched
+    decided: str = ""  # what the register said, once it is known
+    provisional: bool = False  # reverted while the register could not be asked
+    why: str = ""  # of a provisional revert
+    bad: bool = False
+    outdated: dict[str, Any] | None = None  # what was known before this switch brought the host up to date
 
     @property
     def deadline(self) -> Deadline:
@@ -119,17 +126,30 @@ class Lease:
     boot: str
     expires_at: float
     ttl: float
+    # absent in what an older version wrote
+    host: str = ""
+    process: str = ""
+    run_url: str = ""
+    cap_at: float = 0.0
+    generation: int = 0
 
     def left(self) -> float:
         return Deadline(self.boot, self.expires_at).left()
+
+    def cap_left(self) -> float:
+        return Deadline(self.boot, self.cap_at).left() if self.cap_at else float("inf")
 
     def public(self) -> dict[str, Any]:
         return {
             "deploy_id": self.deploy_id,
             "holder": self.holder,
+            "host": self.host,
+            "process": self.process,
+            "run_url": self.run_url,
             "what": self.what,
             "since": self.since,
             "expires_in": round(self.left()),
+            "generation": self.generation,
         }
 
 
@@ -218,9 +238,13 @@ class State:
         if fence > current and keep:
             files.write_file(self.directory / "fence", f"{fence}\n")
 
+    def kept_lease(self) -> Lease | None:
+        """The lease this host was last told of, expired or not."""
+        return _typed(Lease, self.directory / "lease.json")
+
     def lease(self) -> Lease | None:
         """The lease, if one is held and has not expired."""
-        lease = _typed(Lease, self.directory / "lease.json")
+        lease = self.kept_lease()
         return lease if lease and lease.left() > 0 else None
 
     def set_lease(self, lease: Lease) -> None:

@@ -5,19 +5,27 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bluegreen import deadman, images, processes, release, route, start, units
+from bluegreen import deadman, images, outdated, processes, release, route, start, units
 from bluegreen.config import COLOURS, SLOTS, other
 from bluegreen.context import Context
+from bluegreen.errors import Silent
 from bluegreen.state import Live, Pending
+
+if TYPE_CHECKING:
+    from bluegreen.register import Reply
+
+RECONCILE = "bluegreen-reconcile.service"
 
 
 def expected_slots(live: Live | None, pending: Pending | None) -> dict[str, int] | None:
     """The share each colour should have; None before the first deploy."""
-    if pending:
+    if pending and not pending.provisional:
         return {pending.colour: pending.share, other(pending.colour): 100 - pending.share}
-    return {live.colour: 100, other(live.colour): 0} if live else None
+    if live:
+        return {live.colour: 100, other(live.colour): 0}
+    return {pending.colour: 0, other(pending.colour): 100} if pending else None
 
 
 def find_drift(
@@ -47,21 +55,73 @@ def find_drift(
             found += [
                 f"{row['unit']} is not running" for row in rows if row["colour"] == live.colour and not row["active"]
             ]
-    if pending and not deadman.timers(context.app):
+    if pending and not deadman.watching(context.app):
         found.append("a switch is pending without a dead-man's timer")
+    if pending and pending.provisional:
+        found.append(f"the switch to {pending.sha[:12]} was reverted provisionally: the register could not be asked")
+    known = outdated.read(context)
+    if known is not None:
+        found.append(outdated.sentence(known))
     return found
 
 
-def status(context: Context, brief: bool = False) -> dict[str, Any]:
-    """The answer of the verb `status`. `brief` leaves out the background processes."""
+def image_drift(context: Context) -> list[str]:
+    """The images of both colours whose bytes are not those of their manifests. Reads the whole files."""
+    found = []
+    names = {release.resolved(context.paths, colour) for colour in COLOURS}
+    for name in sorted(name for name in names if name and release.complete(context.paths, name)):
+        image = release.image_of(context.paths, name)
+        manifest = images.manifest_of(context.paths, image)
+        path = context.paths.images / f"{image}.squashfs"
+        if manifest is None or not path.is_file():
+            found.append(f"{path} is missing or has no manifest")
+        elif images.digest(path) != manifest["image"]["sha256"]:
+            found.append(f"{path} is not what was staged: its sha256 differs from the manifest's")
+    return found
+
+
+def register_drift(live: Live | None, reply: Reply, pending: Pending | None, known: dict[str, Any] | None) -> list[str]:
+    """Where this host differs from what the fleet decided."""
+    found = []
+    if live and reply.decision and reply.decision.decision != "COMMIT":
+        found.append(f"the register says ABORT of {live.sha[:12]}, which is confirmed here: a COMMIT was lost")
+    if live and reply.latest and not pending and known is None and reply.latest.release != live.release:
+        found.append(f"serves {live.sha[:12]}; the fleet's release is {reply.latest.sha[:12]}")
+    return found
+
+
+def ask_register(
+    context: Context, live: Live | None, pending: Pending | None
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The register as `status` shows it, and the drift that it shows."""
+    if not context.config.register:
+        return None, []
+    try:
+        reply = context.register.look(live.deploy_id if live else "")
+    except Silent as silent:
+        return {"error": str(silent)}, []
+    latest = dataclasses.asdict(reply.latest) if reply.latest else None
+    shown = {"lease": reply.held.public() if reply.held else None, "latest": latest}
+    return shown, register_drift(live, reply, pending, outdated.read(context))
+
+
+def status(context: Context, brief: bool = False, ask: bool = True) -> dict[str, Any]:
+    """The answer of the verb `status`. `brief` leaves out what takes time; `ask` asks the register too."""
     state, paths = context.state, context.paths
     live, pending, lease = state.live(), state.pending(), state.lease()
     web = {colour: units.web_unit(context.app, colour) for colour in COLOURS}
-    found = units.properties(list(web.values()), ["ActiveState"])
+    found = units.properties([*web.values(), RECONCILE], ["ActiveState", "UnitFileState"])
     active = {colour: found[unit].get("ActiveState") == "active" for colour, unit in web.items()}
     rows = [] if brief else processes.state(context)
     idle = start.idle_colour(context)
     idle_release = release.resolved(paths, idle)
+    drift = find_drift(context, live, pending, active, rows)
+    if (enabled := found[RECONCILE].get("UnitFileState")) != "enabled":
+        drift.append(f"{RECONCILE} is {enabled or 'missing'}: a boot would leave a pending switch as it is")
+    register: dict[str, Any] | None = None
+    if ask and not brief:
+        register, more = ask_register(context, live, pending)
+        drift += [*more, *image_drift(context)]
     releases = []
     for record in state.records():
         here = release.complete(paths, record.id)
@@ -91,7 +151,8 @@ def status(context: Context, brief: bool = False) -> dict[str, Any]:
         else None,
         "lease": lease.public() if lease else None,
         "fence": state.fence(),
-        "drift": find_drift(context, live, pending, active, rows),
+        "drift": drift,
+        "register": register,
         "processes": rows,
     }
 

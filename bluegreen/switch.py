@@ -1,25 +1,31 @@
 """The switch and its way back. Traffic moves by one rename; a timer undoes what nobody confirms.
 
     route    arm the timer → write pending.json → replace the route
+    decide   the register keeps COMMIT or ABORT for the whole fleet, whoever writes first (a host alone needs none)
     confirm  write active.json (the commit point) → record, route → remove pending.json → disarm
     revert   route to active.json's colour → remove pending.json → disarm
 
-A crash between two steps leaves a timer, or the boot-time reconcile, that finishes what was begun.
+A crash between two steps leaves a timer, or the boot-time reconcile, that finishes what was begun. Where the register
+cannot be asked, the way back is provisional: pending.json stays, and the timer's service asks until it knows.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bluegreen import deadman, processes, release, route, smoke, start, units, web
+from bluegreen import deadman, outdated, processes, release, route, start, units
 from bluegreen.config import other
 from bluegreen.context import Context
-from bluegreen.errors import BluegreenError, bad_input, check_failed, refused
-from bluegreen.privileges import call
+from bluegreen.errors import BluegreenError, Code, Silent, check_failed, refused
 from bluegreen.state import Deadline, Live, Pending, Record, now
+
+if TYPE_CHECKING:
+    from bluegreen.register import Reply
+
+COMMIT, ABORT = "COMMIT", "ABORT"
+ASK_AGAIN = 3.0  # seconds
 
 
 def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fresh: bool) -> dict[str, Any]:
@@ -28,12 +34,8 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
     live, pending = state.live(), state.pending()
     if live and live.release == name and not pending:
         return {"already_live": True, "colour": live.colour, "generation": route.current_generation(context.paths)}
-    if pending and pending.release != name:
-        raise refused(
-            "another switch is pending on this host",
-            f"{pending.release} since {pending.since}",
-            f"bluegreen revert --app {context.app}",
-        )
+    if pending:
+        refuse_other_pending(context, pending, name)
     colour = other(live.colour) if live else start.idle_colour(context)
     # a fresh answer of the release itself says more than systemd does
     if release.resolved(context.paths, colour) != name or not (fresh or start.is_active(context.app, colour)):
@@ -42,6 +44,13 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
         )
     if live is None and share != 100:
         raise refused("there is no live release to share with", "", "deploy without a canary first")
+    gate = outdated.read(context) if context.registered(context.deploy_id) else None
+    if gate is not None and share != 100:
+        raise refused(
+            "this host has no release to share visitors with",
+            outdated.sentence(gate),
+            "deploy without a canary first",
+        )
     if context.dry_run:
         return {"colour": colour, "share": share}
     previous = route.current_generation(context.paths)
@@ -74,10 +83,14 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
             deadline.at,
             pending.since if pending else now(),
             timer,
+            context.effective_fence(),
+            outdated=gate if gate is not None else pending.outdated if pending else None,
         )
     )
     route.use(context.paths, generation)
     switched_at = time.time()
+    if gate is not None:
+        outdated.clear(context)
     if pending:
         deadman.disarm(context.app, pending.timer)
     state.append_history(
@@ -86,10 +99,21 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
     return {"colour": colour, "generation": generation, "previous": previous, "switched_at": switched_at}
 
 
+def refuse_other_pending(context: Context, pending: Pending, name: str) -> None:
+    """Refuse to route over a switch that is not this one: the register may have said what becomes of it."""
+    foreign = context.registered(pending.deploy_id) and pending.deploy_id != context.deploy_id
+    if pending.release != name or foreign or pending.decided or pending.provisional:
+        raise refused(
+            "another switch is pending on this host",
+            f"{pending.release} since {pending.since}",
+            f"bluegreen revert --app {context.app}",
+        )
+
+
 def extend(context: Context, ttl: float) -> dict[str, Any]:
     """Move the deadline of a pending switch: the controller still watches."""
     pending = context.state.pending()
-    if not pending or context.dry_run:
+    if not pending or pending.provisional or context.dry_run:
         return {"extended": False}
     deadline = Deadline.after(ttl)
     # the timer names the deploy that is pending, whoever extends it
@@ -102,44 +126,162 @@ def extend(context: Context, ttl: float) -> dict[str, Any]:
     return {"extended": True}
 
 
-def confirm(context: Context, name: str) -> dict[str, Any]:
-    """Make the pending switch to `name` final; see the verb `confirm`."""
-    state = context.state
-    live, pending = state.live(), state.pending()
-    if pending is None:
-        if live and live.release == name:
-            return {"live": dataclasses.asdict(live), "changed": False}
-        raise refused(
-            f"no switch to {name} is pending on this host", "its deadline passed and it was reverted", "start again"
+def decide(context: Context, wanted: str, name: str, why: str, without: list[str]) -> dict[str, Any]:
+    """Write what becomes of this deploy, or learn it; see the verb `decide`."""
+    if not context.registered(context.deploy_id):
+        return {"decision": wanted, "host": context.host, "at": now(), "first": True}
+    live, pending = context.state.live(), context.state.pending()
+    mine = pending if pending and pending.deploy_id == context.deploy_id else None
+    confirmed = live if live and live.deploy_id == context.deploy_id else None
+    # a COMMIT that this host knows of is written again: a database that failed over may have lost it
+    known = confirmed is not None or (mine is not None and mine.decided == COMMIT)
+    asked = wanted
+    if wanted == COMMIT and not known:
+        chosen = require_pending(context, pending, name)
+        if not chosen.provisional:
+            require_all(context, chosen)
+        if chosen.deadline.left() <= 0:
+            asked = ABORT  # its time has passed: the timer says so this very moment
+    if context.dry_run:
+        return {"decision": wanted, "host": context.host, "at": now(), "first": False}
+    leased = asked == COMMIT and not known
+    reply = write_decision(context, mine or confirmed, asked, why, leased, name, without)
+    row = reply.decision
+    if row is None:
+        held = reply.held
+        raise BluegreenError(
+            Code.STALE_FENCE,
+            f"the lease of {context.deploy_id} has ended, so it cannot commit",
+            f"{held.holder} is at work: {held.what}" if held else "it expired and was taken, given back, or broken",
+            "the switch is reverted; start again",
         )
+    answer = {"decision": row.decision, "host": row.host, "at": row.at, "first": reply.done, "why": row.why}
+    if mine and mine.decided != row.decision:
+        mine = dataclasses.replace(mine, decided=row.decision)
+        context.state.set_pending(mine)
+    if wanted == COMMIT and row.decision == ABORT:
+        if mine:
+            undo(context, mine, row.why, bad=False)
+        what = "another host gave up first" if mine else f"the register says ABORT of {name}, which is confirmed here"
+        todo = "" if mine else "its COMMIT was lost; deploy again"
+        raise check_failed(what, f"{row.host}: {row.why or 'not confirmed in time'}", todo, answer)
+    return answer
+
+
+def write_decision(
+    context: Context,
+    of: Pending | Live | None,
+    wanted: str,
+    why: str,
+    leased: bool,
+    name: str = "",
+    without: list[str] | None = None,
+) -> Reply:
+    """Ask the register to keep a decision about a pending or confirmed switch. Raises Silent."""
+    from bluegreen.register import Decision
+
+    return context.register.decide(
+        Decision(
+            of.deploy_id if of else context.deploy_id,
+            wanted,
+            context.host,
+            why,
+            (of.fence if of else 0) or context.effective_fence(),
+            of.release if of else name,
+            of.sha if of else "",
+            of.kind if isinstance(of, Pending) else "deploy",
+            without or [],
+            "",
+        ),
+        leased,
+    )
+
+
+def require_pending(context: Context, pending: Pending | None, name: str) -> Pending:
+    """The pending switch, if it is this deploy's and to that release."""
+    if pending is None:
+        what = f"no switch to {name} is pending on this host"
+        raise refused(what, "its deadline passed and it was reverted", "start again")
     if pending.release != name or pending.deploy_id != context.deploy_id:
         raise refused(
             f"the pending switch is to {pending.release}",
             f"it belongs to {pending.deploy_id}",
             f"bluegreen revert --app {context.app}",
         )
-    if live and committed(live, pending):
-        if not context.dry_run:
-            finish_confirm(context, live, pending)
-        return {"live": dataclasses.asdict(live), "changed": True}
+    return pending
+
+
+def require_all(context: Context, pending: Pending) -> None:
+    """Refuse to make final what some visitors have not met."""
     # what the route says counts: a killed `route` leaves a pending switch that no visitor has met
-    share = min(pending.share, route.shares(route.read(context.paths), context.paths)[pending.colour])
+    share = min(pending.share, routed(context, pending.colour))
     if share != 100:
-        raise refused(f"only {share} % are routed to {name}", "", "route 100 % first")
+        raise refused(f"only {share} % are routed to {pending.release}", "", "route 100 % first")
+
+
+def routed(context: Context, colour: str) -> int:
+    """The share of a colour by the route."""
+    return route.shares(route.read(context.paths), context.paths)[colour]
+
+
+def confirm(context: Context, name: str) -> dict[str, Any]:
+    """Make the pending switch to `name` final; see the verb `confirm`."""
+    live, pending = context.state.live(), context.state.pending()
+    if pending is None and live and live.release == name:
+        return {"live": dataclasses.asdict(live), "changed": False}
+    pending = require_pending(context, pending, name)
+    if not committed(live, pending):
+        if not context.registered(pending.deploy_id):
+            require_all(context, pending)
+        elif pending.decided != COMMIT:
+            require_commit(context, pending)
     if context.dry_run:
         return {"changed": True}
-    previous = dataclasses.asdict(live) if live else None
-    if previous:
-        previous["previous"] = None
-    chosen = Live(pending.colour, name, pending.sha, context.deploy_id, context.effective_fence(), now(), previous)
-    state.set_live(chosen)
-    finish_confirm(context, chosen, pending)
-    return {"live": dataclasses.asdict(chosen), "changed": True}
+    return {"live": dataclasses.asdict(finish(context, pending)), "changed": True}
+
+
+def require_commit(context: Context, pending: Pending) -> None:
+    """Refuse to confirm what the register did not commit."""
+    row = context.register.look(pending.deploy_id).decision
+    if row is None:
+        raise refused(f"{pending.deploy_id} is not decided", "", "bluegreen decide comes first")
+    if row.decision != COMMIT:
+        raise refused(f"{row.host} gave up {pending.deploy_id} first", row.why, f"bluegreen revert --app {context.app}")
 
 
 def committed(live: Live | None, pending: Pending) -> bool:
     """Whether the commit point of a pending switch was reached, and a crash came before the rest."""
     return live is not None and (live.deploy_id, live.release) == (pending.deploy_id, pending.release)
+
+
+def finish(context: Context, pending: Pending, wait: float = 60.0) -> Live:
+    """Confirm, whatever a crash or a provisional revert left to do. Waits up to `wait` seconds for a stopped colour."""
+    live = context.state.live()
+    if live is None or not committed(live, pending):
+        go_forward(context, pending, wait)
+        previous = {**dataclasses.asdict(live), "previous": None} if live else None
+        fence = pending.fence or context.effective_fence()
+        live = Live(pending.colour, pending.release, pending.sha, pending.deploy_id, fence, now(), previous)
+        context.state.set_live(live)
+    finish_confirm(context, live, pending)
+    return live
+
+
+def go_forward(context: Context, pending: Pending, wait: float) -> None:
+    """Route everything to a switch that is decided, where that is not so. The colour must hold and run the release."""
+    colour, name = pending.colour, pending.release
+    if release.resolved(context.paths, colour) != name or not release.complete(context.paths, name):
+        raise check_failed(
+            f"{name} was committed, but {colour} does not hold it any more", "", "deploy the fleet's release again"
+        )
+    if not pending.provisional and routed(context, colour) == 100:
+        return
+    if wait and not start.is_active(context.app, colour):
+        unit, begun = units.web_unit(context.app, colour), time.time()
+        units.systemctl("reset-failed", unit, check=False)
+        units.systemctl("start", "--no-block", unit)
+        start.wait_for_unit(unit, begun, time.monotonic() + wait)
+    start.write_route(context, colour)
 
 
 def finish_confirm(context: Context, chosen: Live, pending: Pending) -> None:
@@ -159,6 +301,8 @@ def finish_confirm(context: Context, chosen: Live, pending: Pending) -> None:
     state.append_history(
         "confirm", release=chosen.release, sha=chosen.sha, kind=kind, deploy_id=chosen.deploy_id, fence=chosen.fence
     )
+    if context.registered(pending.deploy_id):
+        outdated.clear(context)
     state.clear_pending()
     deadman.disarm(context.app, pending.timer)
 
@@ -178,24 +322,66 @@ def mark(context: Context, name: str, state: str, why: str) -> None:
 
 
 def revert(context: Context, why: str, bad: bool) -> dict[str, Any]:
-    """Undo the pending switch, or one this very deploy has confirmed; see the verb `revert`."""
-    state = context.state
-    live, pending = state.live(), state.pending()
-    if live and pending and committed(live, pending):
-        if not context.dry_run:
-            finish_confirm(context, live, pending)
-        pending = None
+    """Undo the pending switch, unless it was decided otherwise; see the verb `revert`."""
+    live, pending = context.state.live(), context.state.pending()
+    shown = dataclasses.asdict(live) if live else None
     if pending is None:
-        if live and live.previous and context.deploy_id and live.deploy_id == context.deploy_id:
-            return _undo_confirm(context, live, why, bad)
-        return {"reverted": False, "live": dataclasses.asdict(live) if live else None}
+        decided = COMMIT if live and live.deploy_id == context.deploy_id else None
+        return {"reverted": False, "live": shown, "decided": decided}
     if context.dry_run:
-        return {"reverted": True, "live": dataclasses.asdict(live) if live else None}
-    if live:
-        start.write_route(context, live.colour)
+        return {"reverted": not committed(live, pending), "live": shown}
+    try:
+        return follow(context, pending, why, bad)
+    except Silent as silent:
+        go_back_provisionally(context, pending, why, bad, ask=True)
+        shown = {"provisional": True, "live": shown, "why": str(silent)}
+        return {"reverted": True, "decided": None, "from": pending.release, **shown}
+
+
+def follow(context: Context, pending: Pending, why: str, bad: bool, wait: float = 60.0) -> dict[str, Any]:
+    """Do what was decided about a pending switch: ABORT if nothing was. Raises Silent."""
+    live = context.state.live()
+    decision = resolve(context, live, pending, why)
+    if decision == COMMIT:
+        live = finish(context, pending, wait)
     else:
-        # nothing was ever confirmed: point at the colour where nothing runs, so that nginx answers "not deployed"
-        start.write_route(context, other(pending.colour))
+        undo(context, pending, pending.why or why, bad or pending.bad)
+    shown = {"decided": decision, "live": dataclasses.asdict(live) if live else None}
+    return {"reverted": decision == ABORT, "from": pending.release, **shown}
+
+
+def resolve(context: Context, live: Live | None, pending: Pending, why: str) -> str:
+    """COMMIT or ABORT: this host's commit point says, or the register, where ABORT is the answer to nothing.
+
+    Raises Silent.
+    """
+    if committed(live, pending):
+        return COMMIT
+    if not context.registered(pending.deploy_id):
+        return ABORT
+    if not pending.decided:
+        row = write_decision(context, pending, ABORT, why, leased=False).decision
+        if row is None:
+            raise Silent("the register keeps no decision", "its tables are damaged", "look at its database")
+        if row.decision == COMMIT:
+            # should the register fall silent now: it was said
+            context.state.set_pending(dataclasses.replace(pending, decided=COMMIT))
+        return row.decision
+    return pending.decided
+
+
+def route_back(context: Context, live: Live | None, pending: Pending) -> None:
+    """Route everything to what was confirmed."""
+    if pending.outdated is not None:
+        outdated.mark(context, pending.outdated)  # nobody meets the release that the fleet has left
+    # nothing was ever confirmed: point at the colour where nothing runs, so that nginx answers "not deployed"
+    start.write_route(context, live.colour if live else other(pending.colour))
+
+
+def undo(context: Context, pending: Pending, why: str, bad: bool) -> None:
+    """Go back to what was confirmed, for good."""
+    state, live = context.state, context.state.live()
+    route_back(context, live, pending)
     if bad:
         mark(context, pending.release, "bad", why)
     state.clear_pending()
@@ -205,134 +391,60 @@ def revert(context: Context, why: str, bad: bool) -> dict[str, Any]:
     )
     if live:
         processes.start_early(context, live.colour)
-    return {"reverted": True, "from": pending.release, "live": dataclasses.asdict(live) if live else None}
 
 
-def _undo_confirm(context: Context, live: Live, why: str, bad: bool) -> dict[str, Any]:
-    """Another host could not confirm: go back to what was confirmed before this deploy."""
-    before = Live(**live.previous) if live.previous else None
-    if (
-        before is None
-        or release.resolved(context.paths, before.colour) != before.release
-        or not start.is_active(context.app, before.colour)
-    ):
-        raise refused(
-            f"{live.release} is confirmed here and the release before it is no longer warm",
-            "",
-            "run ansible-playbook rollback.yml",
-        )
-    if context.dry_run:
-        return {"reverted": True, "live": dataclasses.asdict(before)}
-    start.write_route(context, before.colour)
-    context.state.set_live(before)
-    record = context.state.record(live.release)
-    if bad or (record and record.confirmed_fence == live.fence):
-        mark(context, live.release, "bad" if bad else "staged", why)
-    # else a rollback is undone: its target was confirmed before, and what it left is good again
-    mark(context, before.release, "confirmed", "")
-    context.state.append_history(
-        "revert", release=live.release, sha=live.sha, why=why, deploy_id=context.deploy_id, confirmed=True
+def go_back_provisionally(context: Context, pending: Pending, why: str, bad: bool, ask: bool) -> None:
+    """Go back while the register cannot be asked, and go on asking. `ask`: a timer does, this call does not."""
+    state, live = context.state, context.state.live()
+    timer = pending.timer
+    if ask:
+        timer, armed = deadman.arm(context.app, pending.deploy_id, ASK_AGAIN)
+        armed()
+    if not pending.provisional or routed(context, pending.colour):
+        route_back(context, live, pending)
+    if not pending.provisional:
+        state.append_history("revert", release=pending.release, why=why, provisional=True, deploy_id=pending.deploy_id)
+    state.set_pending(
+        dataclasses.replace(pending, timer=timer, provisional=True, why=pending.why or why, bad=bad or pending.bad)
     )
-    return {"reverted": True, "from": live.release, "live": dataclasses.asdict(before)}
+    if ask:
+        deadman.disarm(context.app, pending.timer)
+    if live:
+        processes.start_early(context, live.colour)
 
 
 def deadman_fired(context: Context, deploy_id: str) -> dict[str, Any]:
-    """The timer's call: revert if that deploy's switch is still pending and its deadline has passed."""
-    pending = context.state.pending()
-    if pending is None or pending.deploy_id != deploy_id or pending.deadline.left() > 0:
-        return {"reverted": False}
-    live = context.state.live()
-    if live and committed(live, pending):
-        finish_confirm(context, live, pending)
-        return {"reverted": False}
-    return revert(context, "not confirmed in time", bad=False)
+    """The timer's call: do what was decided about a deploy's switch whose deadline has passed.
 
-
-def choose_target(live: Live | None, records: list[Record], present: set[str], wanted: str | None) -> Record:
-    """The release to roll back to: the newest confirmed one older than the live one, or the one named.
-
-    Raises BluegreenError that names the candidates.
+    Raises Silent after a provisional revert: systemd then calls again.
     """
-    if live is None:
-        raise refused(
-            "there is nothing to roll back from",
-            "no release is live on this host",
-            "run ansible-playbook deploy.yml -e sha=…",
-        )
-    order = {record.id: record.confirmed_fence for record in records}
-    here = [
-        record
-        for record in records
-        if record.id in present and record.state == "confirmed" and record.id != live.release
-    ]
-    older = [record for record in here if record.confirmed_fence < order.get(live.release, live.fence)]
-    names = ", ".join(record.sha[:12] for record in older) or "none"
-    if wanted:
-        if live.sha.startswith(wanted) or live.release == wanted:
-            raise refused(f"{wanted} is already live", "", "name another release, or leave it out to go one back")
-        matching = [
-            record
-            for record in records
-            if (record.sha.startswith(wanted) or record.id == wanted) and record.id in present
-        ]
-        good = [record for record in matching if record.state == "confirmed"]
-        if good:
-            return good[0]
-        if matching:
-            raise refused(
-                f"{wanted} is {matching[0].state.replace('_', ' ')}",
-                matching[0].reason or "it was never confirmed",
-                f"candidates: {names}",
-            )
-        raise refused(f"{wanted} is not on this host", f"candidates: {names}", "deploy it instead")
-    if not older:
-        raise refused(
-            "there is nothing to roll back to",
-            "no older confirmed release is on this host",
-            "deploy a good one instead",
-        )
-    return older[0]
+    pending = context.state.pending()
+    if pending is None or pending.deploy_id != deploy_id or (pending.deadline.left() > 0 and not pending.provisional):
+        return {"reverted": False}
+    why = "not confirmed in time"
+    try:
+        return follow(context, pending, why, bad=False)
+    except Silent:
+        go_back_provisionally(context, pending, why, bad=False, ask=False)
+        raise
 
 
-def rollback_target(context: Context, wanted: str | None) -> dict[str, Any]:
-    """Where a rollback would go; changes nothing."""
-    if wanted and not re.fullmatch(r"[0-9a-f]{6,40}|[0-9a-f]{12}-[0-9a-f]{8}", wanted):
-        raise bad_input(f"{wanted!r} is neither a sha nor a release", "wanted: 6 to 40 hex digits, or an id of status")
-    live = context.state.live()
-    records = context.state.records()
-    present = {record.id for record in records if release.complete(context.paths, record.id)}
-    target = choose_target(live, records, present, wanted)
-    colour = start.idle_colour(context)
-    warm = release.resolved(context.paths, colour) == target.id and start.is_active(context.app, colour)
-    return {"release": target.id, "sha": target.sha, "artifact": target.artifact, "warm": warm, "colour": colour}
-
-
-def front_target(context: Context, name: str) -> smoke.Target:
-    """This host's nginx as checks see it."""
-    static_url = str(release.config_of(context.paths, name).get("static_url") or "/static/")
-    return smoke.Target(web.Where(context.config.front), context.visitor(front=True), name, static_url)
-
-
-def rollback(context: Context, wanted: str | None, ttl: float) -> dict[str, Any]:
-    """A rollback of this host alone, for a person on it; the others go on as they are."""
-    goal = rollback_target(context, wanted)
+def resume(context: Context) -> dict[str, Any]:
+    """Finish or undo what an earlier run left pending; see the verb `resume`."""
+    pending = context.state.pending()
+    answer: dict[str, Any] = {"finished": None, "undone": None, "sha": None, "deploy_id": None}
+    if pending is None or pending.deploy_id == context.deploy_id:
+        return answer
+    answer |= {"sha": pending.sha, "deploy_id": pending.deploy_id}
     if context.dry_run:
-        return goal
-    name = str(goal["release"])
-    if not goal["warm"]:
-        start.start(context, name, timeout=60, warm=True, alive=1)
-    moved = route_to(context, name, 100, ttl, "rollback", fresh=True)
-    front = front_target(context, name)
-    problem = str(call(lambda: smoke.identity(front, 5, 5)))
-    if problem:
-        revert(context, problem, bad=False)
-        raise check_failed(
-            f"{name} does not answer through nginx", problem, "the release before it serves again; see bluegreen status"
-        )
-    confirmed = confirm(context, name)
-    processes.settle(context, str(moved["colour"]), wait=False, alive=0)
-    context.say(
-        f"{name} is live on this host only; the other hosts of the fleet go on as they are "
-        "(ansible-playbook rollback.yml moves all)"
-    )
-    return {**goal, "live": confirmed["live"]}
+        return answer
+    why = f"{context.deploy_id} began before it was confirmed"
+    try:
+        told = follow(context, pending, why, bad=False)
+    except BluegreenError as problem:
+        if problem.code is not Code.CHECK_FAILED:
+            raise
+        # committed, and this host cannot follow: the run that asks brings it up to date
+        undo(context, pending, str(problem), bad=False)
+        told = {"reverted": True}
+    return answer | {"undone" if told["reverted"] else "finished": pending.release}

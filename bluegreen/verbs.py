@@ -5,6 +5,7 @@ The command line and the batch are both made from this table.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import time
@@ -16,11 +17,13 @@ from bluegreen import (
     images,
     inflight,
     jobs,
+    lease,
     privileges,
     processes,
     prune,
     reconcile,
     release,
+    rollback,
     smoke,
     start,
     status,
@@ -29,7 +32,7 @@ from bluegreen import (
 from bluegreen.config import COLOURS, other
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError, Code, bad_input, check_failed, refused
-from bluegreen.state import Deadline, Lease, Record, now
+from bluegreen.state import Record, now
 
 Params = dict[str, Any]
 Answer = dict[str, Any]
@@ -49,13 +52,18 @@ class Param:
 
 @dataclasses.dataclass(frozen=True)
 class Verb:
-    """One verb. `changes`: takes the lock and checks lease and generation. `wait`: seconds to wait for the lock."""
+    """One verb.
+
+    `changes`: takes the lock and checks lease and generation. `wait`: seconds to wait for the lock. `long`: renews the
+    lease while it works.
+    """
 
     run: Callable[[Context, Params], Answer]
     help: str
     params: dict[str, Param] = dataclasses.field(default_factory=dict)
     changes: bool = True
     wait: float = 10.0
+    long: bool = False
 
 
 RELEASE = Param(str, help="release id, as status shows it", required=True)
@@ -68,67 +76,6 @@ def _named_or_live(context: Context, params: Params) -> str:
     if live is None:
         raise refused("no release is live on this host", "", "run ansible-playbook deploy.yml -e sha=…")
     return live.release
-
-
-# who may change the application
-
-
-def check_authority(context: Context) -> None:
-    """Refuse a call of an older generation, or while another deploy holds the lease. Renews the caller's lease."""
-    state = context.state
-    lease = state.lease()
-    if lease and lease.deploy_id != context.deploy_id:
-        raise BluegreenError(
-            Code.LEASE_HELD,
-            f"{lease.holder} is at work on {context.app}: {lease.what}",
-            f"since {lease.since}, the lease ends in {lease.left():.0f} s unless renewed",
-            f"wait for it; if it is dead: bluegreen lease --app {context.app} --action break",
-        )
-    check_fence(context)
-    if lease and not context.dry_run and lease.left() < lease.ttl * 0.9:
-        state.set_lease(dataclasses.replace(lease, expires_at=Deadline.after(lease.ttl).at))
-
-
-def check_fence(context: Context) -> None:
-    """Refuse a call of an older generation, and accept a newer one."""
-    if context.fence is not None:
-        context.state.raise_fence(context.fence, keep=not context.dry_run)
-
-
-def lease(context: Context, params: Params) -> Answer:
-    """Take, show, release or break the lease."""
-    state, action = context.state, params["action"]
-    if action == "show":
-        held = state.lease()
-        return {"lease": held.public() if held else None}
-    if action == "break":
-        held = state.lease()
-        if held and not context.dry_run:
-            state.clear_lease()
-            state.append_history("lease broken", holder=held.holder, deploy_id=held.deploy_id)
-        return {"broken": held.public() if held else None}
-    if action == "release":
-        held = state.lease()
-        if held and held.deploy_id == context.deploy_id and not context.dry_run:
-            state.clear_lease()
-        return {"released": bool(held and held.deploy_id == context.deploy_id)}
-    if not context.deploy_id:
-        raise bad_input("a lease needs a deploy_id")
-    check_authority(context)
-    taken = None
-    if not context.dry_run:
-        deadline = Deadline.after(params["ttl"])
-        taken = Lease(
-            context.deploy_id, context.holder, params["what"], now(), deadline.boot, deadline.at, params["ttl"]
-        )
-        state.set_lease(taken)
-    brief = status.status(context, brief=params["brief"])
-    return {
-        "lease": taken.public() if taken else None,
-        "fence": state.fence(),
-        "status": brief,
-        "machine": status.machine(context),
-    }
 
 
 # releases
@@ -246,7 +193,7 @@ def smoke_verb(context: Context, params: Params) -> Answer:
     session = params["session"]
     first = params["role"] == "first"
     chosen, left_out = smoke.select(checks, aim, first, bool(session))
-    where = switch.front_target(context, name) if aim == "front" else start.target(context, colour, name)
+    where = rollback.front_target(context, name) if aim == "front" else start.target(context, colour, name)
     if any(check.command for check in chosen) and session is None:
         session = session_by_command(context, name, next(check.command for check in chosen if check.command))
     chosen = [check for check in chosen if not check.command]
@@ -315,6 +262,24 @@ def revert(context: Context, params: Params) -> Answer:
     return switch.revert(context, params["why"], params["bad"])
 
 
+def decide(context: Context, params: Params) -> Answer:
+    """Write what becomes of this deploy in the register, or learn it."""
+    without = params["without"]
+    if not all(isinstance(name, str) for name in without):
+        raise bad_input("without must be a list of host names", f"it is {without!r}")
+    return switch.decide(context, params["decision"], params["release"], params["why"], without)
+
+
+def register_verb(context: Context, params: Params) -> Answer:
+    """Make the register's tables where there are none, or show what it knows."""
+    if not context.config.register:
+        return {"register": None}
+    reply = context.register.look()  # makes them
+    shown = {"app": context.app, "lease": reply.held.public() if reply.held else None, "generation": reply.generation}
+    latest = dataclasses.asdict(reply.latest) if reply.latest else None
+    return {"register": shown if params["action"] == "init" else {**shown, "latest": latest}}
+
+
 def mark(context: Context, params: Params) -> Answer:
     """Remember a release as bad, or forgive it."""
     if context.state.record(params["release"]) is None:
@@ -360,52 +325,61 @@ def tokens(context: Context) -> Answer:
 VERBS: dict[str, Verb] = {
     "status": Verb(lambda c, p: status.status(c), "what this host serves, keeps and has pending", changes=False),
     "history": Verb(history, "what happened here", {"limit": Param(int, 50)}, changes=False),
-    "lease": Verb(lease, "who may change the application now", {
+    "lease": Verb(lease.verb, "who may change the application now", {
         "action": Param(str, "show", choices=("take", "release", "show", "break")), "what": Param(str, "work on the host"),
-        "ttl": Param(float, 900.0, "seconds until it expires unless renewed"), "brief": Param(bool, False)}),
+        "ttl": Param(float, lease.TTL, "seconds until it expires unless renewed"), "cap": Param(float, lease.CAP, "seconds until it ends in any case"),
+        "process": Param(str, "", "who takes it: the process"), "run_url": Param(str, "", "who takes it: the page of the run"),
+        "lease": Param(str, "", "break: the id of the lease"), "brief": Param(bool, False)}),
+    "register": Verb(register_verb, "the fleet's register", {"action": Param(str, "show", choices=("init", "show"))}, changes=False),
+    "resume": Verb(lambda c, p: switch.resume(c), "finish or undo what an earlier run left pending", long=True),
     "stage": Verb(stage, "fetch, verify and open an artifact", {
-        "manifest": Param(dict, data=True, required=True), "image": Param(str, None, "name of the uploaded file in the inbox")}),
+        "manifest": Param(dict, data=True, required=True), "image": Param(str, None, "name of the uploaded file in the inbox")}, long=True),
     "configure": Verb(configure, "make a release of an artifact and a configuration", {
         "artifact": Param(str, required=True), "config": Param(dict, data=True, required=True)}),
-    "check": Verb(lambda c, p: jobs.check(c, p["release"]), "manage.py check --deploy in a release", {"release": RELEASE}),
+    "check": Verb(lambda c, p: jobs.check(c, p["release"]), "manage.py check --deploy in a release", {"release": RELEASE}, long=True),
     "start": Verb(start_verb, "start the idle colour with a release, and warm it", {
         "release": RELEASE, "timeout": Param(float, 60.0), "warm": Param(bool, True),
-        "alive": Param(float, 3.0, "seconds a background process must stay alive")}),
-    "abandon": Verb(lambda c, p: start.abandon(c), "give up the idle colour's release, warm the one before again"),
+        "alive": Param(float, 3.0, "seconds a background process must stay alive")}, long=True),
+    "abandon": Verb(lambda c, p: start.abandon(c), "give up the idle colour's release, warm the one before again", long=True),
     "smoke": Verb(smoke_verb, "check a release on its socket, or through nginx", {
         "target": Param(str, "idle", choices=("idle", "live", "front")), "release": Param(str, None), "checks": Param(list, None, data=True),
         "session": Param(dict, None, data=True), "role": Param(str, "first", choices=("first", "other")),
-        "timeout": Param(float, 30.0), "during": Param(float, 0.0, "seconds to go on checking")}, changes=False),
+        "timeout": Param(float, 30.0), "during": Param(float, 0.0, "seconds to go on checking")}, changes=False, long=True),
     "route": Verb(route_verb, "route visitors to a release until confirmed", {
         "release": RELEASE, "share": Param(int, 100), "ttl": Param(float, 60.0, "seconds until it reverts by itself"),
         "kind": Param(str, "deploy", choices=("deploy", "rollback")), "fresh": Param(bool, False, "ask the release once more before")}),
     "extend": Verb(lambda c, p: switch.extend(c, p["ttl"]), "move the deadline of a pending switch", {"ttl": Param(float, 60.0)}),
+    "decide": Verb(decide, "write what becomes of a deploy, whoever is first, or learn it", {
+        "decision": Param(str, required=True, choices=("COMMIT", "ABORT")), "release": Param(str, ""), "why": Param(str, ""),
+        "without": Param(list, [], "hosts that were left out", data=True)}),
     "confirm": Verb(lambda c, p: switch.confirm(c, p["release"]), "make a pending switch final", {"release": RELEASE}),
     "revert": Verb(revert, "go back to what was confirmed", {
         "why": Param(str, "asked for"), "bad": Param(bool, False, "remember the release as bad"), "deadman": Param(str, "", "the timer's call")}, wait=300),
-    "rollback": Verb(lambda c, p: switch.rollback(c, p["to"], p["ttl"]), "roll this host back (the others go on)", {
-        "to": Param(str, None, "release id or sha"), "ttl": Param(float, 60.0)}),
-    "rollback_target": Verb(lambda c, p: switch.rollback_target(c, p["to"]), "where a rollback would go", {"to": Param(str, None)}, changes=False),
+    "rollback": Verb(lambda c, p: rollback.rollback(c, p["to"], p["ttl"]), "roll this host back (the others go on)", {
+        "to": Param(str, None, "release id or sha"), "ttl": Param(float, 60.0)}, long=True),
+    "rollback_target": Verb(lambda c, p: rollback.rollback_target(c, p["to"]), "where a rollback would go", {"to": Param(str, None)}, changes=False),
     "mark": Verb(mark, "remember a release as bad, or forgive it", {
         "release": RELEASE, "state": Param(str, "bad", choices=("bad", "staged", "rolled_back")), "why": Param(str, "")}),
     "drain": Verb(drain, "stop the idle colour when nothing is in flight", {
-        "colour": Param(str, "", choices=("", *COLOURS)), "ceiling": Param(float, 0.0)}),
+        "colour": Param(str, "", choices=("", *COLOURS)), "ceiling": Param(float, 0.0)}, long=True),
     "processes": Verb(processes_verb, "background processes", {
         "action": Param(str, "settle", choices=("start", "settle", "stop")), "release": Param(str, None), "wait": Param(bool, True),
-        "alive": Param(float, 0.0)}),
-    "prune": Verb(lambda c, p: prune.prune(c, p["keep"] or c.config.releases_keep), "remove old releases", {"keep": Param(int, 0)}),
+        "alive": Param(float, 0.0)}, long=True),
+    "prune": Verb(lambda c, p: prune.prune(c, p["keep"] or c.config.releases_keep), "remove old releases", {"keep": Param(int, 0)}, long=True),
     "migrate": Verb(migrate, "run the pending migrations of a release", {
-        "release": Param(str, None), "plan": Param(bool, False, "only show them"), "timeout": Param(float, 3600.0)}),
+        "release": Param(str, None), "plan": Param(bool, False, "only show them"), "timeout": Param(float, 3600.0)}, long=True),
     "manage": Verb(manage, "one management command in a release", {
-        "command": Param(str, required=True), "release": Param(str, None), "timeout": Param(float, 3600.0)}, changes=False),
+        "command": Param(str, required=True), "release": Param(str, None), "timeout": Param(float, 3600.0)}, changes=False, long=True),
     "reconcile": Verb(lambda c, p: reconcile.reconcile(c, p["wait"]), "make the host what its state says", {
         "wait": Param(float, 60.0)}, wait=60),
     "note": Verb(note, "add a line to the history", {"event": Param(str, required=True), "details": Param(dict, {}, data=True)}),
     "tokens": Verb(lambda c, p: tokens(c), "the tokens for nginx (secret)", changes=False),
 }  # fmt: skip
 
-# verbs that must work whoever holds the lease: the way back, and asking
-LEASE_FREE = {"lease", "revert", "reconcile", "note"}
+# verbs that must work whoever holds the lease: the way back, and asking. Those of a run are still fenced: a controller
+# that slept must not undo, or decide about, what came after it.
+LEASE_FREE = {"lease", "revert", "reconcile", "note", "decide"}
+FENCED = {"revert", "decide"}
 
 
 def validate(verb: str, given: Params) -> Params:
@@ -437,11 +411,14 @@ def perform(context: Context, verb: str, given: Params) -> Answer:
     """Do one verb: check its parameters, take the lock if it changes something, check authority, act."""
     params = validate(verb, given)
     entry = VERBS[verb]
+    working = lease.renewing(context) if entry.long else contextlib.nullcontext()
     if not entry.changes:
-        return entry.run(context, params)
+        with working:
+            return entry.run(context, params)
     with context.state.lock(verb, entry.wait):
         if verb not in LEASE_FREE:
-            check_authority(context)
-        elif verb == "revert":
-            check_fence(context)  # a controller that slept must not undo what came after it
-        return entry.run(context, params)
+            lease.check(context)
+        elif verb in FENCED:
+            lease.check_fence(context)
+        with working:
+            return entry.run(context, params)

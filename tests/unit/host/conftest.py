@@ -21,7 +21,21 @@ from typing import Any
 
 import pytest
 
-from bluegreen import cli, images, inflight, privileges, register, release, route, smoke, state, status, units, verbs
+from bluegreen import (
+    cli,
+    images,
+    inflight,
+    privileges,
+    reconcile,
+    register,
+    release,
+    route,
+    smoke,
+    state,
+    status,
+    units,
+    verbs,
+)
 from bluegreen.config import COLOURS, Paths
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError
@@ -50,6 +64,7 @@ class Unit:
     since: float = 0.0
     journal: list[str] = dataclasses.field(default_factory=list)
     release: str = ""
+    description: str = ""
 
 
 class System:
@@ -66,6 +81,7 @@ class System:
         self.can_mount = True
         self.failing: dict[str, list[str]] = {}  # release or unit → its last words
         self.in_flight: dict[str, int] = {}
+        self.enabled = {"bluegreen-reconcile.service": "enabled"}
         self.jobs: list[Callable[[list[str]], tuple[int, str, str] | None]] = []
         self.on_change: Callable[[str, bool], None] = lambda colour, running: None
 
@@ -107,6 +123,8 @@ class System:
                 "Id": name,
                 "ActiveState": unit.active,
                 "NeedDaemonReload": "no",
+                "UnitFileState": self.enabled.get(name, ""),
+                "Description": unit.description,
                 "SubState": unit.sub,
                 "NRestarts": str(unit.restarts),
                 "Result": "success",
@@ -694,7 +712,8 @@ def simulate(patch: pytest.MonkeyPatch, host: Host) -> None:
     patch.setattr(images, "host_pythons", lambda *_: {"3.13"})
     patch.setattr(images, "host_glibc", lambda: "2.41")
     patch.setattr(privileges, "call", lambda work, **_: json.loads(json.dumps(work())))
-    patch.setattr("bluegreen.switch.call", lambda work, **_: json.loads(json.dumps(work())))
+    patch.setattr(reconcile, "PATIENCE", 0.0)  # the register says at once that it says nothing
+    patch.setattr("bluegreen.rollback.call", lambda work, **_: json.loads(json.dumps(work())))
     patch.setattr(verbs, "privileges_gid", lambda context: 0)
     patch.setattr(inflight, "SAMPLE", 0.0)
     patch.setattr(smoke, "PAUSE", 0.005)

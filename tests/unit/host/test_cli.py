@@ -298,6 +298,8 @@ def changing() -> dict[str, dict[str, Any]]:
         "abandon": {},
         "route": {"release": "new"},
         "extend": {},
+        "resume": {},
+        "decide": {"decision": "COMMIT", "release": "new"},
         "confirm": {"release": "new"},
         "revert": {},
         "rollback": {},

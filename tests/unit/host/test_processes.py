@@ -142,7 +142,8 @@ def test_a_reboot_brings_back_what_served(host: Any) -> None:
     assert host.routed() == {b: 100}
     assert host.system.serving("blue") is None, "an unconfirmed release is not started again"
     assert host.do("status")["drift"] == []
-    assert host.do("reconcile") == {"done": [], "problems": [], "changed": False}
+    nothing = {"done": [], "problems": [], "changed": False, "outdated": None, "register": None}
+    assert host.do("reconcile") == nothing
     assert host.record(a).state == "confirmed"
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
+import threading
+import time
 from typing import Any
 
 import pytest
 
-from bluegreen import deadman, smoke, state, switch
+from bluegreen import deadman, rollback, smoke, state, verbs
 from bluegreen.errors import BluegreenError, Code
 from bluegreen.state import Live, Record
 from bluegreen.web import STAMP
@@ -162,8 +165,10 @@ def test_choose_target_by_records_alone() -> None:
     ]
     live = Live("blue", records[0].id, records[0].sha, "d", 5, "")
     present = {item.id for item in records}
-    assert switch.choose_target(live, records, present, None).id == records[2].id
-    fails(Code.REFUSED, "nothing to roll back to", switch.choose_target, live, records, present - {records[2].id}, None)
+    assert rollback.choose_target(live, records, present, None).id == records[2].id
+    fails(
+        Code.REFUSED, "nothing to roll back to", rollback.choose_target, live, records, present - {records[2].id}, None
+    )
 
 
 PROCESSES = {"worker": {"command": "celery", "count": 2}, "beat": {"command": "beat", "singleton": True}}
@@ -222,7 +227,7 @@ def test_nobody_confirms(host: Any) -> None:
     assert host.routed() == {b: 100}
     host.pass_time(59.9)
     assert host.routed() == {b: 100}
-    assert host.pass_time(0.2) == [{"reverted": True, "from": b, "live": host.do("revert")["live"]}]
+    assert host.pass_time(0.2) == [{"reverted": True, "decided": "ABORT", "from": b, "live": host.do("revert")["live"]}]
     assert host.routed() == {a: 100}
     assert host.record(b).state == "staged", "not bad: nobody judged it"
     error = fails(Code.REFUSED, "no switch to", host.do, "confirm", "deploy-2", 2, release=b)
@@ -339,7 +344,8 @@ def test_the_lease_of_another_is_refused_but_the_way_back_is_open(host: Any) -> 
         error = fails(Code.LEASE_HELD, "someone@controller is at work on orders", host.do, verb, "other", **params)
         assert "deploy deploy-2" in error.what
         assert "since " in error.why
-        assert "--action break" in error.todo
+        assert "unlock.yml -e lease=deploy-2" in error.todo
+        assert error.details["lease"]["deploy_id"] == "deploy-2"
     host.do("reconcile", "other")
     assert host.do("revert", "other")["reverted"]
     assert host.routed() == {a: 100}
@@ -348,20 +354,70 @@ def test_the_lease_of_another_is_refused_but_the_way_back_is_open(host: Any) -> 
 def test_a_lease_ends_by_itself_by_its_owner_or_by_force(host: Any) -> None:
     take(host, "d1", ttl=100)
     fails(Code.LEASE_HELD, "at work", take, host, "d2")
-    host.system.clock += 50
+    host.system.clock += 60
     host.do("prune", "d1")  # any verb of its owner renews it
     host.system.clock += 90
     fails(Code.LEASE_HELD, "at work", take, host, "d2")
-    assert host.do("lease", "d2", action="release") == {"released": False}
-    assert host.do("lease", "d1", action="release") == {"released": True}
+    assert host.do("lease", "d2", action="release") == {"released": False, "error": None}
+    assert host.do("lease", "d1", action="release") == {"released": True, "error": None}
     take(host, "d2", ttl=100)
     host.system.clock += 101
     take(host, "d3", ttl=100)
-    assert host.do("lease", "d4", action="break")["broken"]["deploy_id"] == "d3"
-    assert host.do("lease", action="show") == {"lease": None}
+    fails(Code.REFUSED, "which lease", host.do, "lease", "d4", action="break")
+    error = fails(Code.REFUSED, "there is no lease d2", host.do, "lease", "d4", action="break", lease="d2")
+    assert error.why == "d3 is held by someone@controller"
+    assert host.do("lease", "d4", action="break", lease="d3")["broken"]["deploy_id"] == "d3"
+    assert host.do("lease", action="show") == {"lease": None, "error": None}
+    fails(Code.REFUSED, "no lease is held", host.do, "lease", "d4", action="break", lease="d3")
     take(host, "d5")
     host.system.reboot()
     take(host, "d6")
+
+
+def test_a_broken_lease_fences_its_holder(host: Any) -> None:
+    fence = take(host, "d1")["fence"] + 1
+    host.do("lease", "d2", action="break", lease="d1")
+    fails(Code.STALE_FENCE, f"generation {fence} is older", host.do, "prune", "d1", fence)
+    assert take(host, "d3")["fence"] > fence
+
+
+def test_an_expired_lease_that_nobody_took_is_renewed_up_to_the_cap(host: Any) -> None:
+    taken = take(host, "d1", ttl=100, cap=250)
+    assert taken["generation"] == taken["fence"] + 1
+    host.system.clock += 150
+    host.do("prune", "d1")
+    assert host.do("lease")["lease"]["expires_in"] == 100
+    host.system.clock += 90
+    host.do("prune", "d1")
+    assert host.do("lease")["lease"]["expires_in"] == 10, "never past the cap"
+    assert take(host, "d1", ttl=100, cap=250)["lease"]["expires_in"] == 10, "taking it again neither"
+    host.system.clock += 11
+    fails(Code.STALE_FENCE, "the lease d1 .* has ended: it reached its hard cap", host.do, "prune", "d1")
+    take(host, "d2")
+    for wrong in ({"ttl": 0.0}, {"cap": -1.0}):
+        fails(Code.BAD_INPUT, "must be more than 0", host.do, "lease", "d2", action="take", **wrong)
+
+
+def test_a_long_verb_renews_while_it_works(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, real = time.monotonic(), host.system.clock
+    monkeypatch.setattr(state, "uptime", lambda: real + time.monotonic() - begun)
+    take(host, "d1", ttl=0.2, cap=1.0)
+    seen = []
+
+    def work(context: Any, params: Any) -> dict[str, Any]:
+        for _ in range(10):
+            time.sleep(0.05)
+            lease = context.state.lease()
+            seen.append(lease.left() if lease else 0)
+        return {}
+
+    monkeypatch.setitem(verbs.VERBS, "prune", dataclasses.replace(verbs.VERBS["prune"], run=work))
+    threads = threading.active_count()
+    host.do("prune", "d1")
+    assert min(seen) > 0, "it never expired"
+    assert threading.active_count() == threads
+    time.sleep(0.6)
+    assert host.do("lease")["lease"] is None
 
 
 def test_a_lease_tells_the_controller_what_it_needs(host: Any) -> None:
@@ -420,34 +476,43 @@ def test_no_canary_without_a_live_release(host: Any) -> None:
     fails(Code.REFUSED, "no live release to share with", host.do, "route", release=name, share=5)
 
 
-def test_a_deploy_undoes_its_own_confirmation(host: Any) -> None:
-    """Another host could not confirm."""
+def test_a_confirmation_is_final(host: Any) -> None:
+    """Not undone by its own deploy either: the commit point has decided."""
     a, b = host.deploy(1, 1), host.deploy(2, 2)
-    assert host.do("revert", "other")["reverted"] is False, "only the deploy itself may"
-    assert host.do("revert", "deploy-2", 2, why="web2 could not")["reverted"] is True
-    assert (host.routed(), host.live()) == ({a: 100}, a)
-    assert host.record(b).state == "staged"
-    assert host.do("revert", "deploy-2", 2)["reverted"] is False
-    c = host.deploy(3, 3)
-    assert roll_back(host) == a, c
-
-
-def test_undoing_a_confirmed_rollback_restores_both_releases(host: Any) -> None:
-    z, a, b = host.deploy(9, 1), host.deploy(1, 2), host.deploy(2, 3)
-    host.do("route", "rb", 4, release=a, kind="rollback", fresh=True)
-    host.do("confirm", "rb", 4, release=a)
-    assert (host.record(a).state, host.record(b).state) == ("confirmed", "rolled_back")
-    host.do("revert", "rb", 4)
-    assert (host.routed(), host.live()) == ({b: 100}, b)
-    assert (host.record(a).state, host.record(b).state) == ("confirmed", "confirmed")
-    assert [roll_back(host), roll_back(host)] == [a, z]
-
-
-def test_a_confirmation_is_not_undone_when_the_way_back_is_cold(host: Any) -> None:
-    _, b = host.deploy(1, 1), host.deploy(2, 2)
-    host.do("drain", "deploy-2", 2)
-    fails(Code.REFUSED, "no longer warm", host.do, "revert", "deploy-2", 2)
+    before = (host.paths.state / "active.json").read_bytes()
+    answer = host.do("revert", "deploy-2", 2, why="web2 could not", bad=True)
+    assert (answer["reverted"], answer["decided"]) == (False, "COMMIT")
+    assert host.do("revert", "other")["decided"] is None
+    assert (host.paths.state / "active.json").read_bytes() == before
     assert host.routed() == {b: 100}
+    assert host.record(b).state == "confirmed"
+    assert roll_back(host) == a
+
+
+def test_resume_follows_this_hosts_commit_point(host: Any, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = host.deploy(1, 1), host.deploy(2, 2, confirm=False)
+    nothing = {"finished": None, "undone": None, "sha": None, "deploy_id": None}
+    assert host.do("resume", "deploy-2", 2) == nothing, "its own"
+    assert host.do("resume", "d3", 3) == nothing | {"undone": b, "sha": host.record(b).sha, "deploy_id": "deploy-2"}
+    assert host.routed() == {a: 100}
+    assert host.do("resume", "d3", 3) == nothing
+    c = host.deploy(3, 4, confirm=False)
+    clear = state.State.clear_pending
+    monkeypatch.setattr(state.State, "clear_pending", lambda self: (_ for _ in ()).throw(tools.Crash))
+    with pytest.raises(tools.Crash):
+        host.do("confirm", "deploy-4", 4, release=c)
+    monkeypatch.setattr(state.State, "clear_pending", clear)
+    assert host.do("resume", "d5", 5)["finished"] == c
+    assert (host.live(), host.routed()) == (c, {c: 100})
+    assert host.system.timers == {}
+
+
+def test_a_host_alone_decides_by_itself(host: Any) -> None:
+    answer = host.do("decide", "deploy-1", 1, decision="COMMIT", release="x")
+    assert (answer["decision"], answer["first"], answer["host"]) == ("COMMIT", True, "web1")
+    assert host.do("decide", "deploy-1", 1, decision="ABORT")["decision"] == "ABORT"
+    assert host.do("register") == {"register": None}
+    assert host.do("status")["register"] is None
 
 
 @pytest.mark.parametrize("kind", ["deploy", "rollback"])
@@ -565,10 +630,6 @@ def test_a_damaged_state_file_stops_changes_with_its_name(host: Any, name: str) 
 
 
 def test_another_change_is_running(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataclasses
-
-    from bluegreen import verbs
-
     monkeypatch.setitem(verbs.VERBS, "prune", dataclasses.replace(verbs.VERBS["prune"], wait=0.0))
     with state.State(host.paths).lock("migrate", 0):
         error = fails(Code.BUSY, "another change is running", host.do, "prune")
