@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from support.common import Failure
@@ -127,9 +128,10 @@ def one(rig: Rig, plan: Plan, options: Namespace) -> Run:
         if fell is None:
             result.notes.append("it ended before its point")
             fell = time.monotonic()
-        status = controlled(controller, victim, rig.ttl + AWAY if plan.fault != "killed" else 1.0, fell)
-        whole = rig.observe(fell, others, [controller])
-        result.whole = whole
+        with ThreadPoolExecutor(1) as beside:
+            seen = beside.submit(rig.observe, fell, others, [controller], patience=300)
+            status = controlled(controller, victim, rig.ttl + AWAY if plan.fault != "killed" else 1.0, fell)
+            result.whole = seen.result()
         result.ended = rig.ended(others)
         result.notes.append(f"the deploy ended with status {status}: {controller.last_lines()}")
         if (status == 0) != (result.ended == NEW):

@@ -369,7 +369,12 @@ class Rig:
     # -- a run
 
     def observe(
-        self, since: float, hosts: Sequence[str], controllers: Sequence[Controller] = (), ttl: float | None = None
+        self,
+        since: float,
+        hosts: Sequence[str],
+        controllers: Sequence[Controller] = (),
+        ttl: float | None = None,
+        patience: float = PATIENCE,
     ) -> float | None:
         """Seconds from `since` until these hosts were whole and stayed so; None if they never were.
 
@@ -377,7 +382,7 @@ class Rig:
         ttl: count from the arming of the last switch if that came later (what a dead controller left under way).
         """
         offset = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + patience
         last_broken = since
         calm = 0
         while time.monotonic() < until:
