@@ -136,7 +136,8 @@ def decide(context: Context, wanted: str, name: str, why: str, without: list[str
     # a COMMIT that this host knows of is written again: a database that failed over may have lost it
     known = confirmed is not None or (mine is not None and mine.decided == COMMIT)
     asked = wanted
-    if wanted == COMMIT and not known:
+    there = pending is None and live is not None and live.release == name  # nothing to switch on this host
+    if wanted == COMMIT and not known and not there:
         chosen = require_pending(context, pending, name)
         if not chosen.provisional:
             require_all(context, chosen)

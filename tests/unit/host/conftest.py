@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -39,7 +38,7 @@ from bluegreen import (
 from bluegreen.config import COLOURS, Paths
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError
-from bluegreen.web import STAMP
+from bluegreen.web import STAMP, NoAnswer, Response
 
 APP = "orders"
 KEY = "5a" * 32
@@ -248,12 +247,12 @@ class System:
     def boot_id(self) -> str:
         return f"boot-{self.boot}"
 
-    def due(self) -> list[list[str]]:
+    def due(self) -> list[tuple[str, list[str]]]:
         """The commands of the timers that have elapsed; those are gone then."""
         found = [(name, words) for name, (at, words) in self.timers.items() if at <= self.clock]
         for name, _ in found:
             del self.timers[name]
-        return [words for _, words in found]
+        return found
 
     def reboot(self) -> None:
         """Everything that lives in memory is gone."""
@@ -339,13 +338,15 @@ class Server:
 class Host:
     """A provisioned host in a directory, and how a controller or a person calls its program."""
 
+    name, up = "web1", True
+
     def __init__(self, root: Path):
         self.root = root
         self.paths = Paths(APP, root)
         self.system = System(self.paths)
         self.servers: dict[str, Server] = {}
         self.pages: dict[str, Any] = {}
-        self.builds = itertools.count(1)
+        self.settings: dict[str, Any] = {}
         for directory in (
             self.paths.images,
             self.paths.releases,
@@ -362,7 +363,8 @@ class Host:
         self.paths.key.write_text(KEY + "\n")
 
     def configure_host(self, **settings: Any) -> None:
-        """Write the host's TOML."""
+        """Write the host's TOML; what was set before stays."""
+        self.settings |= settings
         values = {
             "app": APP,
             "user": "bluegreen-no-such-user",
@@ -372,7 +374,7 @@ class Host:
             "min_free_mb": 0,
             "drain_ceiling": 1,
             "front": str(self.paths.run / "front.sock"),
-            **settings,
+            **self.settings,
         }
         self.paths.config.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
 
@@ -427,11 +429,16 @@ class Host:
         return json.loads(json.dumps(answer)), status
 
     def fire(self) -> list[dict[str, Any]]:
-        """Run what the timers that have elapsed run."""
+        """Run what the timers that have elapsed run; what fails is run again 3 s later, as its unit says."""
         answers = []
-        for words in self.system.due():
+        for name, words in self.system.due():
             assert words[:4] == ["/usr/local/bin/bluegreen", "revert", "--app", APP]
-            answers.append(self.do("revert", deploy_id="local-1-1", deadman=words[words.index("--deadman") + 1]))
+            try:
+                answers.append(self.do("revert", deploy_id="local-1-1", deadman=words[words.index("--deadman") + 1]))
+            except BluegreenError as problem:
+                answers.append({"error": problem})
+                again = name.rsplit(".", 1)[0] + ".service"
+                self.system.timers[again] = (self.system.clock + 3, words)
         return answers
 
     def pass_time(self, seconds: float) -> list[dict[str, Any]]:
@@ -498,6 +505,19 @@ class Host:
     def live(self) -> str | None:
         found = state.State(self.paths).live()
         return found.release if found else None
+
+    def serves_visitors(self) -> bool:
+        """Whether nginx runs."""
+        return self.system.unit("nginx.service").active == "active"
+
+    def boot(self) -> dict[str, Any]:
+        """Start again after a crash: first the program, then nginx unless the host is outdated."""
+        self.system.reboot()
+        shutil.rmtree(self.paths.run)
+        answer = self.do("reconcile", "boot")
+        if not self.paths.outdated.exists():
+            self.system.start("nginx.service")
+        return answer
 
     def routed(self) -> dict[str, int]:
         """Release → its share of the visitors; '' where nothing answers."""
@@ -628,6 +648,85 @@ class FakeRegister:
         return self._answer("decide", wanted.deploy_id, write)
 
 
+class Link:
+    """A host's way to the register: it can be cut, and the host can die before and after each question."""
+
+    def __init__(self, fleet: Fleet, host: Host):
+        self.fleet, self.host = fleet, host
+        self.patience = register.PATIENCE
+
+    def __getattr__(self, verb: str) -> Any:
+        def ask(*arguments: Any, **options: Any) -> register.Reply:
+            self.fleet.at_question()
+            if self.host.name in self.fleet.cut:
+                raise register.Silent("the register cannot be asked", "no route to host")
+            reply = getattr(self.fleet.register, verb)(*arguments, **options)
+            self.fleet.at_question()
+            return reply
+
+        return ask
+
+
+class Fleet:
+    """Several hosts with one register, all in this process: `on` says whose program runs."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, roots: list[Path]):
+        self.clock = 1000.0
+        self.register = FakeRegister(lambda: self.clock)
+        self.cut: set[str] = set()
+        self.at_question: Callable[[], None] = lambda: None
+        self.hosts = [Host(root) for root in roots]
+        self.current = self.hosts[0]
+        simulate(patch, self.hosts[0])
+        patch.setattr(units, "run", self.run)
+        patch.setattr(state, "boot_id", self.boot_id)
+        patch.setattr(state, "uptime", lambda: self.current.system.clock)
+        patch.setattr(images, "is_mounted", lambda path: path in self.current.system.mounted)
+        patch.setattr(register, "connect", lambda app, path: Link(self, self.current))
+        patch.setattr(smoke, "request", self.request)
+        for number, host in enumerate(self.hosts, 1):
+            host.name = f"web{number}"
+            host.configure_host(host=host.name, register=True, singletons=number == 1)
+            host.system.enabled["nginx.service"] = "enabled"
+            host.system.start("nginx.service")
+            self.on(host).do("reconcile", "boot")
+
+    def run(self, *words: Any, **options: Any) -> Any:
+        return self.current.system.run(*words, **options)
+
+    def boot_id(self) -> str:
+        return self.current.system.boot_id()
+
+    def on(self, host: Host) -> Host:
+        self.current = host
+        return host
+
+    def request(self, where: Any, visitor: Any, *request: Any, **options: Any) -> Any:
+        """The colours and nginx, without sockets."""
+        host = next(host for host in self.hosts if where.target.startswith(str(host.root)))
+        name = Path(where.target).stem
+        if name == "front" and host.serves_visitors():
+            name = Path((route.read(host.paths) or {})[f"s{route.SLOTS - 1:02}"]).stem
+        held = host.system.serving(name) if name in COLOURS else None
+        if not held:
+            raise NoAnswer(ConnectionRefusedError("refused"), refused=True)
+        return Response(200, [(STAMP, held)], b"")
+
+    def pass_time(self, seconds: float) -> list[dict[str, Any]]:
+        """Let time pass on all hosts and on the server; timers that elapse run on the way, in their order."""
+        end, answers = self.clock + seconds, []
+        while True:
+            moments = [at for host in self.hosts if host.up for at, _ in host.system.timers.values() if at <= end]
+            self.clock = max(self.clock, min(moments)) if moments else end
+            for host in self.hosts:
+                host.system.clock = self.clock
+            for host in self.hosts:
+                if host.up:
+                    answers += self.on(host).fire()
+            if not moments:
+                return answers
+
+
 # what crashes
 
 
@@ -747,6 +846,15 @@ def host(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 
 @pytest.fixture
+def fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    """Three provisioned hosts and their register."""
+    roots = [make_directory() for _ in range(3)]
+    yield Fleet(monkeypatch, roots)
+    for root in roots:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
 def few_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two slots instead of twenty, where a test writes hundreds of routes."""
     monkeypatch.setattr(route, "SLOTS", 2)
@@ -765,5 +873,6 @@ def tools() -> types.SimpleNamespace:
         snapshot=snapshot,
         CONFIG=CONFIG,
         FakeRegister=FakeRegister,
+        Fleet=Fleet,
         make_directory=make_directory,
     )
