@@ -659,9 +659,10 @@ def filled(call: Mapping[str, Any], fleet: Fleet, given: Mapping[str, Any]) -> d
             return {"release": release(fleet), "without": list(fleet.inputs.get("without") or [])}
         case "lease" if call.get("action") == "take":
             # a rollback does not need to look at background processes
-            return {"what": str(fleet.inputs.get("what")), "brief": fleet.rollback}
+            about = {"run_url": fleet.inputs.get("run_url") or "", "process": str(fleet.inputs.get("process") or "")}
+            return {"what": str(fleet.inputs.get("what")), "brief": fleet.rollback, **about}
         case "lease" if call.get("action") == "break":
-            return {"id": str(fleet.inputs.get("lease"))}
+            return {"lease": str(fleet.inputs.get("lease"))}
         case "revert":
             return revert_words(fleet)
         case "note":
