@@ -27,7 +27,8 @@ SINGLE = ("plan_migrations", "migrate")  # run on the migration host only
 ROLLBACK_SKIPS = ("stage", "plan_migrations", "migrate")
 DRY = ("preflight", "stage", "plan_migrations")  # what --check runs
 REVERTIBLE = ("switch", "watch", "confirm")
-CHECK_FAILED, LEASE_HELD = 4, 5  # of the host tool's exit statuses
+CHECK_FAILED = 4  # of the host tool's exit statuses
+REFUSALS = (2, 3, 5, 6, 7, 75)  # those after which nothing was changed
 MAX_SKEW = 60.0  # seconds between a host's clock and the controller's
 MIN_FREE_INODES = 2  # percent
 ROUND = 5.0  # seconds of a round of the watch: a host that breaks in it is found by its end
@@ -408,6 +409,17 @@ def committed(fleet: Fleet) -> bool:
     return any(confirmed_on(fleet, host) for host in fleet.hosts)
 
 
+def moved(fleet: Fleet) -> list[str]:
+    """Hosts whose visitors this run has moved, or of which that is not known: a refusal alone moves nobody."""
+    found = []
+    for host in fleet.hosts:
+        answers = fleet.of("switch", host)
+        refused = any((answer.get("error") or {}).get("code") in REFUSALS for answer in answers)
+        if answers and (fleet.step("switch", host, "route") or not refused):
+            found.append(host)
+    return found
+
+
 def unfinished(fleet: Fleet) -> list[str]:
     """Hosts that have not said that they confirmed a switch that is final."""
     return [host for host in fleet.hosts if not confirmed_on(fleet, host)] if committed(fleet) else []
@@ -429,7 +441,7 @@ def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
         begun = bool(fleet.step("preflight", host, "lease").get("lease"))
         return begun and not fleet.check and not fleet.passed("confirm", host)
     if phase == "revert":
-        return fleet.ran("switch") and bool(problems(fleet, "revert"))
+        return bool(moved(fleet)) and bool(problems(fleet, "revert"))
     if fleet.check and phase not in DRY:
         return False
     if phase in SINGLE and not first:
@@ -707,7 +719,7 @@ def ending(fleet: Fleet) -> str:
     Asked during the confirmation, which writes it into the history, it says how the run ends if that goes well.
     """
     found = problems(fleet, "settle")
-    if found and fleet.ran("switch"):
+    if found and moved(fleet):
         return "reverted"
     if found:
         early = not any(fleet.ran(phase) for phase in ("start", "migrate"))
@@ -735,4 +747,4 @@ def before(fleet: Fleet) -> str:
 
 def still_there(fleet: Fleet) -> list[str]:
     """Hosts of which it is not known that they went back."""
-    return [host for host in fleet.hosts if not fleet.passed("revert", host)]
+    return [host for host in moved(fleet) if not fleet.passed("revert", host)]

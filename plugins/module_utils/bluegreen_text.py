@@ -235,6 +235,11 @@ def notes(fleet: Fleet, end: str) -> list[str]:
         found.append(
             f"static files that changed under the same hashed name keep their first bytes: {listed(differing)}"
         )
+    for_now = [host for host in fleet.hosts if fleet.step("revert", host, "revert").get("provisional")]
+    if for_now:
+        found.append(
+            f"the register could not be asked: {listed(for_now)} went back for now and follows its answer later"
+        )
     if end in ("live", "rolled back", "nothing to do"):
         late = fleets.unfinished(fleet)
         for host in late:

@@ -135,6 +135,16 @@ def test_a_failed_switch_on_one_host_sends_all_back() -> None:
     assert fleets.ending(state) == "reverted"
 
 
+def test_a_run_that_was_refused_everywhere_has_switched_nothing() -> None:
+    """A controller that was frozen and comes back: its generation is an old one."""
+    stale = fleet(UP_TO_SMOKE | {"switch": failed("generation 7 is older than 8", code=6)})
+    assert fleets.phase_hosts(stale, "revert") == []
+    assert fleets.ending(stale) == "failed"
+    half = fleet(UP_TO_SMOKE | {"switch": {"web1": answer("route"), "web2": failed(code=6), "web3": failed(code=1)}})
+    assert fleets.moved(half) == ["web1", "web3"]
+    assert fleets.phase_hosts(half, "revert") == list(HOSTS)
+
+
 def test_a_confirmation_that_one_host_missed_is_final_all_the_same() -> None:
     state = fleet(CONFIRMED | {"confirm": {"web1": FINAL, "web2": {"unreachable": True}, "web3": FINAL}})
     assert fleets.phase_hosts(state, "revert") == []
