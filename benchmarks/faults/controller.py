@@ -50,14 +50,12 @@ def one(rig: Rig, point: Point, options: Namespace) -> Run:
     ttl = rig.ttl if point.then == "wait" else 30.0  # a re-run must find the switch still pending
     if deploys:
         rig.unmigrate()
-        command = rig.deploy_command(NEW, rollout_ttl=ttl)
-    else:
-        command = rig.rollback_command(OLD, rollout_ttl=ttl)
+    command = rig.deploy_command(NEW) if deploys else rig.rollback_command(OLD)
     plan = {"at": f"{point.when}:{point.task.number}", "do": options.signal, "whom": point.whom, "delay": point.delay}
     fault = f"controller {options.signal}, {point.command}, {point.when} a task"
     result = Run(CASE, fault, point.text, options.seed)
     start = time.monotonic()
-    controller = rig.start(command, f"{point.command} {point.when} {point.task.number}", plan)
+    controller = rig.start(rig.hurried(command, ttl), f"{point.command} {point.when} {point.task.number}", plan)
     status = controller.wait()
     if controller.hit is None:
         result.notes.append(f"it ended before its point, with status {status}")

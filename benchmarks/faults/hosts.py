@@ -122,7 +122,7 @@ def one(rig: Rig, plan: Plan, options: Namespace) -> Run:
     command = rig.deploy_command(NEW, watch=2)
     start = time.monotonic()
     at = {"at": f"{plan.when}:{plan.phase}", "do": "pause", "delay": plan.delay}
-    controller = rig.start(command, f"host {plan.when} {plan.phase}", at)
+    controller = rig.start(rig.hurried(command), f"host {plan.when} {plan.phase}", at)
     try:
         fell = strike(controller, victim)
         if fell is None:

@@ -131,7 +131,7 @@ def frozen(rig: Rig, phase: str, options: Namespace) -> Run:
     rig.unmigrate()
     start = time.monotonic()
     plan = {"at": f"before:{phase}", "do": "pause"}
-    sleeper = rig.start(rig.deploy_command(NEW, wait=0), f"sleeper {phase}", plan)
+    sleeper = rig.start(rig.hurried(rig.deploy_command(NEW, wait=0)), f"sleeper {phase}", plan)
     until = time.monotonic() + 180
     while sleeper.hit is None and sleeper.process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
