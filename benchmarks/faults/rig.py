@@ -35,7 +35,7 @@ PATIENCE = 90.0  # seconds after which a fleet that is not whole never will be
 MARK = "FAULT_RUN"  # names our controllers in their environment, and those of their processes that outlive them
 
 # Of runs that nothing disturbs: a slow machine must not miss a deadline of seconds.
-CALM: dict[str, object] = {"watch": 1, "wait": 120, "rollout_process_settle": 1}
+CALM: dict[str, object] = {"wait": 120, "rollout_process_settle": 1}
 
 VISITS = (
     Shape("get", "/healthz", weight=10),
@@ -144,6 +144,7 @@ class Rig:
         self.inventory = inventory_name(self.fleet.directory)
         self.pids: dict[str, str] = {}
         self.round = int(time.time())  # settings of a deploy that no deploy had before
+        self.rounds: dict[str, int] = {}
         self.load: LoadThread | None = None
         self.token = ""
         self.count = 0
@@ -278,10 +279,17 @@ class Rig:
 
     # -- controllers
 
-    def deploy_command(self, release: str, **variables: object) -> list[str]:
-        """deploy.yml with a configuration that no earlier deploy had."""
-        self.round += 1
-        given = {"sha": self.fleet.shas[release], "benchmark_round": self.round} | CALM | variables
+    def deploy_command(self, release: str, *, fresh: bool = True, **variables: object) -> list[str]:
+        """deploy.yml, fresh with a configuration that no earlier deploy had; else with that of the last time."""
+        if fresh or release not in self.rounds:
+            self.round += 1
+            self.rounds[release] = self.round
+        given: dict[str, object] = {
+            "sha": self.fleet.shas[release],
+            "benchmark_round": self.rounds[release],
+            "watch": 1,
+        }
+        given |= CALM | variables
         return self.fleet.playbook("deploy.yml", **given)
 
     def rollback_command(self, release: str, **variables: object) -> list[str]:
@@ -336,7 +344,7 @@ class Rig:
             back = self.start(self.rollback_command(OLD), f"back to {release}")
             if back.wait() == 0:  # seconds instead of a whole deploy, where the release is still known
                 return
-        self.must(self.deploy_command(release, retry_bad=True), f"given {release}")
+        self.must(self.deploy_command(release, fresh=False, retry_bad=True), f"given {release}")
 
     def unmigrate(self) -> None:
         """Take r2's migration back, so that the next deploy of it has one to run. r1 must be live."""
