@@ -33,6 +33,9 @@ def find_drift(
 ) -> list[str]:
     """What is not as this host's state says, one sentence each."""
     paths = context.paths
+    known = outdated.read(context)
+    if known is not None:
+        return [outdated.sentence(known)]  # nothing of it should run
     found = []
     content = route.read(paths)
     wanted = expected_slots(live, pending)
@@ -59,9 +62,6 @@ def find_drift(
         found.append("a switch is pending without a dead-man's timer")
     if pending and pending.provisional:
         found.append(f"the switch to {pending.sha[:12]} was reverted provisionally: the register could not be asked")
-    known = outdated.read(context)
-    if known is not None:
-        found.append(outdated.sentence(known))
     return found
 
 
@@ -152,6 +152,7 @@ def status(context: Context, brief: bool = False, ask: bool = True) -> dict[str,
         "lease": lease.public() if lease else None,
         "fence": state.fence(),
         "drift": drift,
+        "outdated": outdated.read(context) is not None,
         "register": register,
         "processes": rows,
     }

@@ -494,7 +494,7 @@ def holds(fleet: Fleet, condition: str, host: str) -> bool:
     if condition == "lease_named":
         return bool(fleet.inputs.get("lease"))
     if condition == "had_live":
-        return bool(fleet.status(host).get("live"))
+        return bool(fleet.status(host).get("live")) and not fleet.status(host).get("outdated")
     raise ValueError(f"{condition} is not a condition")
 
 

@@ -477,6 +477,12 @@ def test_steps_with_a_condition() -> None:
         fleets.holds(fleet({}), "sometimes", "web1")
 
 
+def test_the_live_release_of_a_host_that_serves_nothing_is_not_checked() -> None:
+    assert fleets.holds(fleet({}), "had_live", "web1")
+    assert not fleets.holds(fleet({}, before=LIVE_A | {"outdated": True}), "had_live", "web1")
+    assert not fleets.holds(fleet({}, before=status(None)), "had_live", "web1")
+
+
 def test_an_unknown_phase_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="not a phase"):
         fleets.runs(fleet({}), "canary", "web1")
