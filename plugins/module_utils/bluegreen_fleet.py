@@ -464,7 +464,8 @@ def wanted(fleet: Fleet, phase: str) -> bool:
     if fleet.rollback:
         if phase in ROLLBACK_SKIPS:
             return False
-        if phase in ("start", "smoke") and all(warm(fleet, host) for host in fleet.hosts):
+        # who asks for a watch wants the background processes of the target to answer in it
+        if phase in ("start", "smoke") and not watch_seconds(fleet) and all(warm(fleet, host) for host in fleet.hosts):
             return False
     elif phase != "stage" and nothing_to_do(fleet):
         return False

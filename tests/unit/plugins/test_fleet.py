@@ -319,6 +319,13 @@ def test_a_warm_rollback_is_three_calls_on_each_host() -> None:
     assert fleets.ending(done) == "rolled back"
 
 
+def test_a_watched_rollback_starts_the_background_processes_before_the_switch() -> None:
+    warm = status(C, *HISTORY, idle=B)
+    watched_ = fleet({}, inputs("rollback", to=None, watch=10.0), warm)
+    assert fleets.phase_hosts(watched_, "start") == list(HOSTS)
+    assert fleets.phase_hosts(rollback(warm), "start") == []
+
+
 def test_a_rollback_never_goes_forward() -> None:
     """Somebody rolled one release back on the hosts themselves: what came after the live one is no way back."""
     state = rollback(status(B, *HISTORY, idle=C))
