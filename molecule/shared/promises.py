@@ -336,10 +336,16 @@ class Deployment:
     # -- traffic
 
     @contextlib.contextmanager
-    def under_load(self, rate: float = 25.0, at_least: int = 20) -> Iterator[Load]:
-        """Visitors at every URL while the block runs: not one of their requests may fail."""
-        targets = [parse_target(url, self.domain) for url in self.urls]
-        load = Load(targets, profile=parse_profile(VISITS[self.app]), rate=rate, connections=4)
+    def under_load(
+        self, rate: float = 25.0, at_least: int = 20, urls: Sequence[str] = (), *, named: bool = False
+    ) -> Iterator[Load]:
+        """Visitors at every URL (or at some) while the block runs: not one of their requests may fail.
+
+        named: their answers say which release gave them.
+        """
+        targets = [parse_target(url, self.domain) for url in urls or self.urls]
+        token = self.probe_token() if named else ""
+        load = Load(targets, profile=parse_profile(VISITS[self.app]), rate=rate, connections=4, probe_token=token)
         thread = LoadThread(load).start()
         try:
             until(lambda: load.tally.requests >= at_least, "the first visitors", 30)

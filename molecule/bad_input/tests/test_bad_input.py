@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -207,9 +209,19 @@ def test_a_rollback_to_what_is_not_there_is_refused(vm: Deployment, to: str) -> 
     vm.refuse("rollback.yml", "-e", json.dumps({"to": to}))
 
 
-@pytest.mark.parametrize("extra", [{"watch": "long"}, {"retry_bad": "perhaps"}], ids=str)
+@pytest.mark.parametrize(
+    "extra",
+    [{"watch": "long"}, {"retry_bad": "perhaps"}, {"wait": "-1"}, {"without": "web9"}, {"without": "vm1"}],
+    ids=str,
+)
 def test_another_option_that_makes_no_sense_is_refused(vm: Deployment, extra: dict[str, Any]) -> None:
     refused(vm.refuse("deploy.yml", "-e", json.dumps(extra), sha=vm.sha("n2")), next(iter(extra)))
+
+
+def test_a_lease_that_nobody_holds_cannot_be_broken(vm: Deployment) -> None:
+    refused(vm.refuse("unlock.yml", lease="20260101T000000-abcdef"), "lease")
+    refused(vm.refuse("unlock.yml", "-e", json.dumps({"lease": "x; touch y"})), "lease")
+    assert "no lease is held" in vm.must("unlock.yml").output
 
 
 class TestWithOtherStates:
@@ -229,15 +241,42 @@ class TestWithOtherStates:
         refused(vm.refuse("rollback.yml"), "roll")
         assert vm.snapshot() == before
 
-    def test_the_second_of_two_deploys_at_once_is_refused_and_names_the_first(self, vm: Deployment) -> None:
+    def test_the_second_of_two_deploys_at_once_is_refused_and_names_the_first_or_waits_for_it(
+        self, vm: Deployment
+    ) -> None:
         vm.given("n1")
-        first = vm.start("deploy.yml", sha=vm.sha("n2"), watch=15, retry_bad=True)
-        try:
-            until(lambda: vm.status()["vm1"]["lease"], "the first has its lease", 60)
+        with self.at_work(vm, watch=15) as first:
             refused(vm.refuse("deploy.yml", sha=vm.sha("n2")), vm.sha("n2")[:12])
             refused(vm.refuse("rollback.yml"), vm.sha("n2")[:12])
-            assert first.wait(120) == 0, "the first goes on undisturbed"
+            ran = vm.must("deploy.yml", sha=vm.sha("n2"), wait=120)
+            assert "waiting: " in ran.output
+            assert "nothing to do" in ran.lines[-1], ran.tail()
+            assert first.wait(5) == 0, "the first goes on undisturbed"
+        vm.expect_live("n2")
+
+    def test_a_run_whose_lease_was_broken_is_refused_when_it_comes_back(self, vm: Deployment) -> None:
+        vm.given("n1")
+        with self.at_work(vm, watch=20) as first:
+            until(lambda: vm.status()["vm1"]["pending"], "the switch", 60)
+            os.killpg(first.pid, signal.SIGSTOP)
+            shown = vm.must("unlock.yml")
+            lease = vm.status()["vm1"]["lease"]["deploy_id"]
+            assert f"-e lease={lease}" in shown.lines[-1], shown.tail()
+            refused(vm.refuse("unlock.yml", lease="20260101T000000-abcdef"), lease)
+            vm.must("unlock.yml", lease=lease)
+            ran = vm.must("deploy.yml", sha=vm.sha("n1"), watch=0)
+            assert "was undone" in ran.output, ran.tail()
+            os.killpg(first.pid, signal.SIGCONT)
+            assert first.wait(60) != 0, "it must not go on"
+        vm.expect_live("n1")
+
+    @contextlib.contextmanager
+    def at_work(self, vm: Deployment, watch: int) -> Iterator[subprocess.Popen[bytes]]:
+        """A deploy of n2 that has its lease; killed at the end if it still runs."""
+        first = vm.start("deploy.yml", sha=vm.sha("n2"), watch=watch, retry_bad=True)
+        try:
+            until(lambda: vm.status()["vm1"]["lease"], "the first has its lease", 60)
+            yield first
         finally:
             if first.poll() is None:
                 os.killpg(first.pid, signal.SIGKILL)
-        vm.expect_live("n2")

@@ -72,7 +72,8 @@ def test_a_migration_that_fails_leaves_nothing_behind(fleet: Deployment) -> None
 
 
 def test_a_host_that_breaks_after_the_switch_takes_all_back_and_the_commit_is_marked(fleet: Deployment) -> None:
-    process = fleet.start("deploy.yml", sha=fleet.sha(GOOD), watch=15, rollout_smoke_timeout=10)
+    # A long watch: its rounds are short, so nobody waits for its end.
+    process = fleet.start("deploy.yml", sha=fleet.sha(GOOD), watch=300, rollout_smoke_timeout=10)
     try:
         until(lambda: all(status["pending"] for status in fleet.status().values()), "the switch", 120)
         colour = fleet.status()["web2"]["pending"]["colour"]
