@@ -110,6 +110,9 @@ class Bench:
         store = rig.fleet.store
         stem = next(path.stem for path in sorted(store.glob(f"{APP}-{rig.fleet.shas[THIRD]}-*.squashfs")))
         self.manifest = json.loads((store / f"{stem}.json").read_text())
+        others = (path for path in store.glob(f"{APP}-*.json") if path.stem != stem and not path.stem.endswith(".cdx"))
+        shared = {name for path in others for name in json.loads(path.read_text())["static"]["hashed"]}
+        self.own = [name for name in self.manifest["static"]["hashed"] if name not in shared]
         rig.on(HOST, "cat > /srv/spare.squashfs", stdin=(store / f"{stem}.squashfs").read_bytes())
 
     def goal(self) -> str:
@@ -153,6 +156,8 @@ class Bench:
         *before, last = self.steps(verb, goal)
         if before:
             self.driver.call(*before)
+        if verb == "stage":
+            self.rig.on(HOST, f"cd /srv/{APP}/static && xargs -0r rm -f --", stdin="\0".join(self.own).encode())
         return goal, last
 
     def finish(self, goal: str) -> None:
@@ -236,10 +241,12 @@ def one(bench: Bench, place: Place, options: Namespace) -> Run:
     start = time.monotonic()
     goal, last = bench.ready(place.verb)
     before = str((rig.look([HOST])[HOST] or judge.Look(None, None, None)).live)
-    under = f"strace -qq -o /dev/null -e trace={place.call} {place.inject}"
+    under = f"strace -o /run/fault.log -e trace={place.call} {place.inject}"
     fell = time.monotonic()
     answer = bench.driver.call(last, under=under, check=False)
     result.notes.append(f"answer: {json.dumps(answer.get('error') or answer.get('ok'))[:200]}")
+    if not judge.struck(rig.on(HOST, "cat /run/fault.log")):
+        result.fault = f"(the host tool came to its end before the place, in {place.verb})"
     if place.then == "again" and place.verb not in ("stage", "prune"):
         again = bench.driver.call(last, check=False)
         if not again.get("ok"):

@@ -295,6 +295,11 @@ def calls_of(log: str) -> list[tuple[str, int, str]]:
     return found
 
 
+def struck(log: str) -> bool:
+    """Whether strace's log of a hurt call shows that the fault happened."""
+    return "killed by SIGKILL" in log or "INJECTED" in log
+
+
 def thin(items: Sequence[tuple[str, int, str]], seed: int) -> list[tuple[str, int, str]]:
     """The same calls without the bulk: of a row of one kind the first two, one that the seed chooses, and the last."""
     chance = random.Random(seed)  # noqa: S311

@@ -191,6 +191,12 @@ def test_calls_that_change_something_are_counted_by_name_as_strace_counts_them()
     ]
 
 
+def test_a_call_that_was_hurt_is_told_from_one_that_was_not_reached() -> None:
+    assert judge.struck("rename(...) = ? <unavailable>\n+++ killed by SIGKILL +++\n")
+    assert judge.struck("fsync(3) = -1 ENOSPC (No space left on device) (INJECTED)\n+++ exited with 1 +++\n")
+    assert not judge.struck("rename(...) = 0\n+++ exited with 0 +++\n")
+
+
 def test_of_many_calls_in_a_row_some_are_chosen() -> None:
     calls = [("mkdir", 1, ""), *(("symlink", number, "") for number in range(1, 82)), ("rename", 1, "")]
     chosen = judge.thin(calls, 1)
