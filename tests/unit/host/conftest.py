@@ -513,7 +513,7 @@ class Host:
     def boot(self) -> dict[str, Any]:
         """Start again after a crash: first the program, then nginx unless the host is outdated."""
         self.system.reboot()
-        shutil.rmtree(self.paths.run)
+        shutil.rmtree(self.paths.run, ignore_errors=True)
         answer = self.do("reconcile", "boot")
         if not self.paths.outdated.exists():
             self.system.start("nginx.service")
