@@ -118,7 +118,7 @@ class Done(NamedTuple):
     fault: bool = False
     fence: int = 0  # the generation that `lease take` answers
     wrong: str = ""  # the promise that this very step breaks
-    how: str = ""  # what went wrong: silent, lost, killed, or nothing
+    how: str = ""  # what went wrong: silent, cut (silent from the second verb on), lost, killed; or nothing
 
 
 class Step(NamedTuple):
@@ -140,7 +140,7 @@ class Model:
 
     hosts: int = 2
     controllers: int = 1
-    off: str = ""  # the rule that is left out
+    off: frozenset[str] = frozenset()  # the rules that are left out
     register: bool = True  # off: one host alone, whose own commit point decides
     late: tuple[int, ...] = (START, SWITCH, CONFIRM, REVERT)  # calls that may arrive after the controller gave up
     breaks: bool = False  # a person may break the lease
@@ -151,7 +151,7 @@ class Model:
 
     def on(self, rule: str) -> bool:
         assert rule in RULES, rule
-        return self.off != rule
+        return rule not in self.off
 
     def first(self) -> State:
         """Where it begins."""
@@ -172,16 +172,19 @@ class Model:
 
     # the register, as a host asks it
 
-    def ask(self, register: Register, deploy: int, wanted: int) -> list[tuple[int | None, Register, str]]:
+    def ask(
+        self, register: Register, deploy: int, wanted: int, known: bool = False
+    ) -> list[tuple[int | None, Register, str]]:
         """Write a decision if there is none, and read it: (what was read or None, the register, what went wrong).
 
-        COMMIT (1) is written only for the deploy that has the lease; otherwise NO_ROW is read.
+        COMMIT (1) is written only for the deploy that has the lease; otherwise NO_ROW is read. `known`: the host has
+        confirmed it, and writes it again should it be gone.
         """
         if not self.register:
             return [(wanted, register, "")]
         row = register.rows[deploy - 1]
         if row == NO_ROW or (wanted > 0 and row == ABORT and not self.on("first writer wins")):
-            mine = register.holder == deploy or not self.on("commit needs lease")
+            mine = known or register.holder == deploy or not self.on("commit needs lease")
             if wanted == ABORT or mine:
                 row = ABORT if wanted == ABORT else max(1, register.generation)
         rows = replaced(register.rows, deploy - 1, row)
@@ -242,7 +245,9 @@ class Model:
     def alone(self, host: Host, register: Register) -> tuple[Done, ...]:
         """The dead-man's timer, and a power cut with the boot after it."""
         found = [checked(done, host) for done in (*self.deadman(host, register), *self.reboot(host, register))]
-        return self.distinct([done for done in found if (done.host, done.register) != (host, register)], True)
+        if not self.every_way:
+            found = [done for done in found if (done.host, done.register) != (host, register)]
+        return self.distinct(found, True)
 
     def deadman(self, host: Host, register: Register) -> Iterator[Done]:
         if host.timer and not host.pending:
@@ -322,7 +327,7 @@ class Model:
         for done in self.resolve(mine, taken, asks, f"lease, resume of {host.pending}"):
             if done.how in ("silent", "lost") and not host.provisional:
                 done = done._replace(host=mine)  # no answer: resume refuses and leaves it to the dead-man
-            yield done._replace(fence=generation)
+            yield done._replace(fence=generation, how="cut" if done.how == "silent" else done.how)
         if not self.on("commit is final") and taken.rows[host.pending - 1] > 0 and not host.forward:
             gone = mine._replace(pending=0, provisional=False, timer=False)
             yield Done(f"lease, resume of {host.pending}: COMMIT, but it does not come up: undone", gone, taken, True,
@@ -395,40 +400,49 @@ class Model:
         accepted = self.let_in(me, fence, host)
         if accepted is None:
             yield Done("decide: refused", host, register, False)
+        elif host.live == me:
+            for row, after, how in self.ask(register, me, 1, known=True):
+                if how or row == ABORT:
+                    words = "decide: no answer" if how else "decide: reads ABORT of what is confirmed here"
+                    yield Done(words, accepted, after, False, bool(how), how=how)
+                else:
+                    yield from self.finish(me, fence, accepted, after, "")
         elif host.pending != me:
-            words = "decide: confirmed before" if host.live == me else "decide: no switch is open"
-            yield Done(words, accepted, register, host.live == me)
+            yield Done("decide: no switch is open", accepted, register, False)
         elif not host.forward and not host.provisional:
             yield Done("decide: refused, the visitors are not there", accepted, register, False)
-        elif host.live == me:  # a confirmation that was killed
+        elif not self.register or not self.on("confirm asks"):
             yield from self.finish(me, fence, accepted, register, "")
         else:
-            asks = self.on("confirm asks")
-            for wanted in (1, ABORT) if asks and self.register else (1,):
-                late = "" if wanted > 0 else " (its time has passed)"
-                for row, after, how in self.ask(register, me, wanted) if asks else [(1, register, "")]:
-                    if how:
-                        yield Done(f"decide: no answer{late}", accepted, after, False, True, how=how)
-                    elif row == NO_ROW:
-                        yield Done("decide: refused, the lease is another's", accepted, after, False)
-                    elif row == ABORT:
-                        words = f"decide: reads ABORT, back for good{late}"
-                        yield from ways(words, self.drop(accepted), after, good=False)
-                    else:
-                        wrong = ""
-                        if asks and self.register and after != register and register.holder != me:
-                            wrong = f"COMMIT of {me} was written while another had the lease"
-                        yield Done("decide: COMMIT [killed]", accepted, after, False, True, wrong=wrong, how="killed")
-                        yield from self.finish(me, fence, accepted, after, wrong)
+            yield from self.decide(me, fence, accepted, register, 1, "")
+            yield from self.decide(me, fence, accepted, register, ABORT, " (its time has passed)")
+
+    def decide(self, me: int, fence: int, host: Host, register: Register, wanted: int, late: str) -> Iterator[Done]:
+        for row, after, how in self.ask(register, me, wanted):
+            if how:
+                yield Done(f"decide: no answer{late}", host, after, False, True, how=how)
+            elif row == NO_ROW:
+                yield Done("decide: refused, the lease is another's", host, after, False)
+            elif row == ABORT:
+                yield from ways(f"decide: reads ABORT, back for good{late}", self.drop(host), after, good=False)
+            else:
+                wrong = ""
+                if after != register and register.holder != me:
+                    wrong = f"COMMIT of {me} was written while another had the lease"
+                yield Done("decide: COMMIT [killed]", host, after, False, True, wrong=wrong, how="killed")
+                yield from self.finish(me, fence, host, after, wrong)
 
     def finish(self, me: int, fence: int, host: Host, register: Register, wrong: str) -> Iterator[Done]:
         for done, allowed in self.authority(me, fence, host, register):
-            if allowed:
+            if allowed and not host.pending:
+                yield done._replace(words="decide, confirm: confirmed before", wrong=wrong or done.wrong)
+            elif allowed:
                 yield from ways(
                     "decide COMMIT, confirm", self.follow(done.host), done.register, wrong=wrong or done.wrong
                 )
             else:
-                yield done._replace(words="decide COMMIT; confirm: " + done.words)
+                how = "cut" if done.how == "silent" else done.how
+                yield done._replace(words="decide COMMIT; confirm: " + done.words, how=how)
 
     def revert(self, me: int, fence: int, host: Host, register: Register) -> Iterator[Done]:
         """The way back needs no lease, but it must not be of an older generation."""

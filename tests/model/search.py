@@ -96,7 +96,7 @@ def canonical(model: Model, state: State) -> State:
         runs = tuple(Run(END, failed=True) if over[me] else run for me, run in enumerate(runs))
     # a copy of the lease lets in whom the register names: asking instead lets in the same, or nobody
     needless = register.holder
-    if not model.register or model.breaks or model.off in ("copy ends first", "renewal asks"):
+    if not model.register or model.breaks or model.off & {"copy ends first", "renewal asks"}:
         needless = 0
     return State(
         register, tuple(sorted([tidied(cell, over, needless) for cell in cells])), runs, confirmed, aborted, lost

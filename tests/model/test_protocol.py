@@ -88,7 +88,7 @@ NEEDED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("rule", RULES)
 def test_no_rule_can_be_left_out(rule: str, show: Show) -> None:
     world, wanted = NEEDED[rule]
-    result = search(Model(off=rule, **world))
+    result = search(Model(off=frozenset({rule}), **world))
     show(f"If {RULES[rule]}: {result}")
     assert wanted in result.wrong, str(result)
     assert result.way
