@@ -1,8 +1,8 @@
 """Several hosts, one register, two controllers, and everything that can go wrong: never two final outcomes.
 
 What happens next, and the file operation, question or system call at which a process dies, is chosen by hypothesis,
-which shortens what it finds, and by plain seeded dice, which spread better. When the deadlines have passed and PostgreSQL
-answers, whoever serves visitors serves one good release.
+which shortens what it finds, and by plain seeded dice, which spread better. When the deadlines have passed and
+PostgreSQL answers, whoever serves visitors serves one good release.
 """
 
 from __future__ import annotations
