@@ -44,6 +44,10 @@ def prune(context: Context, keep: int) -> dict[str, Any]:
     doomed = choose(records, present, in_use(context), keep)
     if context.dry_run:
         return {"removed": [], "would_remove": doomed}
+    sweep(context)
+    uploads = [path for path in paths.inbox.iterdir() if not path.name.endswith(f".{context.deploy_id}")]
+    for path in uploads:
+        files.remove_file(path)  # of runs that died: the one at work has the lease
     for name in doomed:
         files.remove_file(paths.releases / name / ".complete")
         files.remove_tree(paths.releases / name)

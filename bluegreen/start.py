@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bluegreen import files, images, inflight, privileges, processes, release, route, smoke, units, web
+from bluegreen import files, images, inflight, outdated, privileges, processes, release, route, smoke, units, web
 from bluegreen.config import COLOURS, other
 from bluegreen.context import Context
 from bluegreen.errors import check_failed, refused
@@ -20,9 +20,11 @@ def idle_colour(context: Context) -> str:
 
 
 def colour_of(context: Context, name: str) -> str | None:
-    """The colour that holds a release, the live one first."""
+    """The colour that holds a release, the one that serves first."""
     live = context.state.live()
     ordered = (live.colour, other(live.colour)) if live else COLOURS
+    if outdated.read(context) is not None:
+        ordered = (ordered[1], ordered[0])  # nothing of the live one runs
     return next((colour for colour in ordered if release.resolved(context.paths, colour) == name), None)
 
 
@@ -114,7 +116,8 @@ def start(context: Context, name: str, timeout: float, warm: bool, alive: float)
     background = release.parse_processes(settings.get("processes") or {})
     processes.check_schedules(background)
     live = state.live()
-    colour = live.colour if live and live.release == name else idle_colour(context)
+    # a host that serves nothing gets even the release it has as a switch, which can be undone
+    colour = live.colour if live and live.release == name and outdated.read(context) is None else idle_colour(context)
     if context.dry_run:
         return {"colour": colour, "release": name}
     started, begun = time.monotonic(), time.time()

@@ -32,7 +32,8 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
     """Route `share` percent to the idle colour, which must run `name`; see the verb `route`."""
     state = context.state
     live, pending = state.live(), state.pending()
-    if live and live.release == name and not pending:
+    gate = outdated.read(context) if context.registered(context.deploy_id) else None
+    if live and live.release == name and not pending and gate is None:
         return {"already_live": True, "colour": live.colour, "generation": route.current_generation(context.paths)}
     if pending:
         refuse_other_pending(context, pending, name)
@@ -44,7 +45,6 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
         )
     if live is None and share != 100:
         raise refused("there is no live release to share with", "", "deploy without a canary first")
-    gate = outdated.read(context) if context.registered(context.deploy_id) else None
     if gate is not None and share != 100:
         raise refused(
             "this host has no release to share visitors with",
@@ -110,9 +110,12 @@ def refuse_other_pending(context: Context, pending: Pending, name: str) -> None:
         )
 
 
-def extend(context: Context, ttl: float) -> dict[str, Any]:
-    """Move the deadline of a pending switch: the controller still watches."""
-    pending = context.state.pending()
+def extend(context: Context, ttl: float, name: str | None) -> dict[str, Any]:
+    """Move the deadline of a pending switch: the controller still watches. `name`: refuse if that one is undone."""
+    live, pending = context.state.live(), context.state.pending()
+    there = pending and pending.release == name and not pending.provisional
+    if name and not there and not (live and live.release == name):
+        raise refused(f"the switch to {name} was undone here", "its deadline passed, or another host gave up", "")
     if not pending or pending.provisional or context.dry_run:
         return {"extended": False}
     deadline = Deadline.after(ttl)

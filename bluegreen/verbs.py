@@ -348,7 +348,8 @@ VERBS: dict[str, Verb] = {
     "route": Verb(route_verb, "route visitors to a release until confirmed", {
         "release": RELEASE, "share": Param(int, 100), "ttl": Param(float, 60.0, "seconds until it reverts by itself"),
         "kind": Param(str, "deploy", choices=("deploy", "rollback")), "fresh": Param(bool, False, "ask the release once more before")}),
-    "extend": Verb(lambda c, p: switch.extend(c, p["ttl"]), "move the deadline of a pending switch", {"ttl": Param(float, 60.0)}),
+    "extend": Verb(lambda c, p: switch.extend(c, p["ttl"], p["release"]), "move the deadline of a pending switch", {
+        "ttl": Param(float, 60.0), "release": Param(str, None)}),
     "decide": Verb(decide, "write what becomes of a deploy, whoever is first, or learn it", {
         "decision": Param(str, required=True, choices=("COMMIT", "ABORT")), "release": Param(str, ""), "why": Param(str, ""),
         "without": Param(list, [], "hosts that were left out", data=True)}),

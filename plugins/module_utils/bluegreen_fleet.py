@@ -653,7 +653,7 @@ def round_seconds(watch: float, watched: float, ttl: float) -> float:
     return min(watch - watched, max(ROUND, watch / ROUNDS), max(1.0, ttl / 2))
 
 
-NEEDS_RELEASE = ("check", "migrate", "start", "route", "confirm", "smoke")
+NEEDS_RELEASE = ("check", "migrate", "start", "route", "extend", "confirm", "smoke")
 
 
 def filled(call: Mapping[str, Any], fleet: Fleet, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -161,6 +161,8 @@ def _revert(hosts: Merged) -> str:
 
 
 def _settle(hosts: Merged) -> str:
+    if any((answer.get("lease") or {}).get("error") for answer in hosts.values()):
+        return ", ".join([*_settled(hosts), "the lease could not be given back: it ends by itself"])
     return ", ".join(_settled(hosts)) or "lease released"
 
 

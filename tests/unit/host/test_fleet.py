@@ -625,6 +625,38 @@ def canary(run: Run, host: Any, build: int) -> None:
     run.do(host, "route", release=name, share=5)
 
 
+def test_a_host_that_serves_nothing_gets_even_the_release_it_has_as_a_switch(fleet: Any) -> None:
+    """The fleet goes back to what the host was left with: it serves from the switch on, and not if that is undone."""
+    a = deployed(fleet, 1)
+    first, second, third = fleet.hosts
+    third.up = False
+    b = deployed(fleet, 2, hosts=[first, second])
+    third.up = True
+    fleet.on(third).boot()
+    run = Run(fleet, 3)
+    run.switch(1)
+    assert third.serves_visitors()
+    run.all("revert")
+    assert not third.serves_visitors()
+    assert first.routed() == second.routed() == {b: 100}
+    run.finish()
+    again = Run(fleet, 4)
+    again.switch(1)
+    again.commit()
+    again.finish()
+    serves(fleet, a)
+
+
+def test_a_watch_notices_that_its_switch_was_undone(fleet: Any) -> None:
+    a = deployed(fleet, 1)
+    run = Run(fleet, 2)
+    b = run.switch(2, ttl=5)
+    assert run.do(fleet.hosts[0], "extend", ttl=5.0, release=b)["extended"]
+    fleet.pass_time(6)
+    fails(Code.REFUSED, "was undone here", run.do, fleet.hosts[0], "extend", ttl=5.0, release=b)
+    assert fleet.hosts[0].routed() == {a: 100}
+
+
 def test_a_host_that_was_not_restarted_stops_serving_at_reconcile(fleet: Any) -> None:
     a = deployed(fleet, 1)
     first, second, third = fleet.hosts

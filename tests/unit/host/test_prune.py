@@ -70,6 +70,17 @@ def test_images_and_checks_go_with_their_releases(host: Any) -> None:
     assert host.record(names[0]).state == "confirmed", "what became of it is remembered"
 
 
+def test_what_dead_runs_left_goes_too(host: Any) -> None:
+    host.deploy(1, 1)
+    inbox, half = host.paths.inbox, host.paths.routes / ".tmp-x"
+    half.mkdir()
+    for name in ("shop-1.squashfs.20260101T000000-dead00", "shop-2.squashfs.20260101T000000-abcdef"):
+        (inbox / name).write_bytes(b"image")
+    host.do("prune", "20260101T000000-abcdef", keep=2)
+    assert [path.name for path in inbox.iterdir()] == ["shop-2.squashfs.20260101T000000-abcdef"]
+    assert not half.exists()
+
+
 def test_an_image_that_is_busy_is_taken_later(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     host.system.can_mount = True
     names = [host.deploy(number, number) for number in range(1, 5)]
