@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from typing import Any
 
 import pytest
@@ -758,3 +759,107 @@ def test_a_wrong_list_of_hosts(fleet: Any) -> None:
     run = Run(fleet, 1)
     fails(Code.BAD_INPUT, "list of host names", run.do, fleet.hosts[0], "decide", decision="ABORT", without=[7])
     fails(Code.BAD_INPUT, "wanted: COMMIT, ABORT", run.do, fleet.hosts[0], "decide", decision="MAYBE")
+
+
+# kills
+
+
+def begin(fleet: Any, number: int) -> Run:
+    """A switched and undecided deploy; every lease before it has expired."""
+    fleet.pass_time(130)
+    run = Run(fleet, number)
+    run.switch(2 + number % 2)
+    return run
+
+
+def commit(fleet: Any, run: Run, host: Any) -> None:
+    run.do(host, "decide", decision="COMMIT", release=run.name)
+
+
+def silent(fleet: Any, run: Run, host: Any) -> None:
+    fleet.register.silent = True
+
+
+def decided_elsewhere_and_back_for_now(fleet: Any, run: Run, host: Any) -> None:
+    commit(fleet, run, host)
+    kept = state.State(host.paths)
+    kept.set_pending(dataclasses.replace(kept.pending(), decided=""))
+    fleet.register.silent = True
+    fleet.pass_time(61)
+    fleet.register.silent = False
+    assert kept.pending().provisional
+
+
+@pytest.mark.parametrize(
+    ("before", "verb", "params", "outcomes"),
+    [
+        (None, "decide", {"decision": "COMMIT"}, {"COMMIT", "ABORT"}),
+        (None, "decide", {"decision": "ABORT"}, {"ABORT"}),
+        (None, "revert", {"bad": True, "why": "x"}, {"ABORT"}),
+        (None, "resume", {}, {"ABORT"}),
+        (commit, "confirm", {}, {"COMMIT"}),
+        (commit, "revert", {}, {"COMMIT"}),
+        (commit, "resume", {}, {"COMMIT"}),
+        (silent, "revert", {}, {"ABORT"}),
+        (decided_elsewhere_and_back_for_now, "reconcile", {}, {"COMMIT"}),
+        (decided_elsewhere_and_back_for_now, "confirm", {}, {"COMMIT"}),
+        (decided_elsewhere_and_back_for_now, "revert", {}, {"COMMIT"}),
+    ],
+)
+@pytest.mark.parametrize("then", ["time", "boot"])
+def test_a_kill_at_any_step(
+    few_slots: None,
+    tools: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    before: Any,
+    verb: str,
+    params: dict[str, Any],
+    outcomes: set[str],
+    then: str,
+) -> None:
+    """Whatever the register says in the end is what the host serves in the end."""
+    root = tools.make_directory()
+    fleet = tools.Fleet(monkeypatch, [root])
+    killer = tools.Killer(monkeypatch, fleet)
+    fleet.at_question = killer.point
+    host = fleet.hosts[0]
+    deployed(fleet, 0)
+    step, killed, seen = 0, True, set()
+    while killed:
+        run = begin(fleet, step + 1)
+        old = host.live()
+        if before:
+            before(fleet, run, host)
+        given = {"release": run.name} if verb in ("decide", "confirm") else {}
+        call = run
+        if verb == "resume":  # the run's lease is gone, its switch is not
+            fleet.register.take_away(run.id)
+            call = Run(fleet, 10_000 + step)
+        with killer.at(step):
+            call.do(host, verb, **params, **given)
+        killed = killer.count > step
+        fleet.register.silent = False
+        assert set(host.routed()) <= {old, run.name}
+        fleet.pass_time(5) if then == "time" else fleet.on(host).boot()
+        fleet.pass_time(125)
+        decision = fleet.register.decisions[run.id].decision
+        seen.add(decision)
+        assert host.live() == (run.name if decision == "COMMIT" else old)
+        assert host.routed() == {host.live(): 100}
+        assert pending(host) is None
+        assert host.system.timers == {}
+        assert fleet.on(host).do("status")["drift"] == []
+        step += 1
+    assert step > 3
+    assert seen == outcomes
+    shutil.rmtree(root)
+
+
+def test_a_timer_that_cannot_be_armed_leaves_everything(fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = deployed(fleet, 1)
+    host = fleet.hosts[0]
+    monkeypatch.setattr(host.system, "do_systemd_run", lambda words: (1, "", "Failed to start transient timer unit"))
+    run = Run(fleet, 2, hosts=[host])
+    fails(Code.CHECK_FAILED, "Failed to start transient timer unit", run.switch, 2)
+    assert pending(host) is None
+    assert host.routed() == {a: 100}
