@@ -144,6 +144,7 @@ class Model:
     register: bool = True  # off: one host alone, whose own commit point decides
     late: tuple[int, ...] = (START, SWITCH, CONFIRM, REVERT)  # calls that may arrive after the controller gave up
     breaks: bool = False  # a person may break the lease
+    jumps: bool = False  # PostgreSQL's clock may jump: the lease expires there before the hosts' copies do
     loses: int = NO_ROW  # COMMIT (1) or ABORT: a decision that one asynchronous failover may lose
     brief: bool = False  # controllers after the first end when they have settled what the first left open
     every_way: bool = False  # also tell apart what has one effect: an answer that is lost, a call that is killed
@@ -348,7 +349,7 @@ class Model:
         mine = accepted._replace(copy=me)
         if host.copy == me or not self.register or not self.on("renewal asks"):
             wrong = ""
-            if self.register and register.holder != me and not self.breaks:
+            if self.register and register.holder != me and not (self.breaks or self.jumps):
                 wrong = f"controller {me} was let in while the register names another one"
             yield Done("", mine if self.register else accepted, register, wrong=wrong), True
             return
@@ -494,7 +495,8 @@ class Model:
         """The barrier: when every host has answered, the next phase begins."""
         cells = step.state.cells
         if any(cell.todo[number] for cell in cells):
-            yield step._replace(state=step.state._replace(runs=replaced(before.runs, number, run)))
+            runs = before.runs if run == before.runs[number] else replaced(before.runs, number, run)
+            yield step._replace(state=State(step.state.register, cells, runs, *step.state[3:]))
             return
         follows: tuple[tuple[int, str], ...]
         if run.phase == SWITCH and not run.failed:
@@ -520,7 +522,7 @@ class Model:
         register = state.register
         if self.register and register.holder and not register.expired:
             cells = state.cells
-            if self.on("copy ends first"):
+            if self.on("copy ends first") and not self.jumps:
                 cells = tuple(
                     cell._replace(host=cell.host._replace(copy=0)) if cell.host.copy == register.holder else cell
                     for cell in cells

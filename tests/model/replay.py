@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bluegreen import release, route, state, status
+from bluegreen import lease, release, route, state, status
 from bluegreen.config import other
 from bluegreen.errors import BluegreenError
 from tests.model.protocol import (
@@ -64,6 +64,7 @@ class Code:
         simulated = load_host_tests()
         patch.setattr(route, "SLOTS", 2)
         patch.setattr(status, "SLOTS", 2)
+        patch.setattr(lease, "TTL", FOR_EVER)
         self.chance, self.controllers = chance, controllers
         self.fleet = simulated.Fleet(patch, roots)
         self.killer = simulated.Killer(patch, self.fleet)
@@ -189,7 +190,7 @@ class Code:
     def observe_host(self, host: Any) -> Host:
         self.fleet.on(host)  # whose clock counts
         kept = state.State(host.paths)
-        live, pending, lease = kept.live(), kept.pending(), kept.lease()
+        live, pending, leased = kept.live(), kept.pending(), kept.lease()
         colour = other(live.colour) if live else "blue"
         held = release.resolved(host.paths, colour)
         record = kept.record(held) if held else None
@@ -206,7 +207,7 @@ class Code:
                 # a service that was asking finds nothing to do within seconds: that is no timer any more
                 timer=any(pending or name.endswith(".timer") for name in host.system.timers),
                 fence=kept.fence(),
-                copy=self.number(lease.deploy_id) if lease else 0,
+                copy=self.number(leased.deploy_id) if leased else 0,
                 outdated=host.paths.outdated.exists(),
             )
         )

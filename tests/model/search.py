@@ -8,7 +8,9 @@ import gc
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from tests.model.protocol import END, HALF, TAKE, Cell, Model, Run, State, Step
+from tests.model.protocol import END, HALF, TAKE, Cell, Model, Run, State, Step, replaced
+
+ENDED = Run(END, failed=True)
 
 
 @dataclasses.dataclass
@@ -91,22 +93,24 @@ def ending(model: Model, states: list[State], calm: list[list[int]], again: list
 def canonical(model: Model, state: State) -> State:
     """One state for all that behave alike: hosts have no names, and what nobody can use any more is cleared."""
     register, cells, runs, confirmed, aborted, lost = state
-    over = tuple(run.phase == END and all(cell.late[me] == END for cell in cells) for me, run in enumerate(runs))
-    if any(over):
-        runs = tuple(Run(END, failed=True) if over[me] else run for me, run in enumerate(runs))
+    over: tuple[int, ...] = ()  # the controllers of which nothing more is to come
+    for me, run in enumerate(runs):
+        if run.phase == END and all(cell.late[me] == END for cell in cells):
+            over = (*over, me + 1)
+            if run is not ENDED:
+                runs = replaced(runs, me, ENDED)
     # a copy of the lease lets in whom the register names: asking instead lets in the same, or nobody
     needless = register.holder
-    if not model.register or model.breaks or model.off & {"copy ends first", "renewal asks"}:
+    if not model.register or model.breaks or model.jumps or model.off & {"copy ends first", "renewal asks"}:
         needless = 0
-    return State(
-        register, tuple(sorted([tidied(cell, over, needless) for cell in cells])), runs, confirmed, aborted, lost
-    )
+    tidy = sorted([tidied(cell, over, needless) for cell in cells])
+    return State(register, tuple(tidy), runs, confirmed, aborted, lost)
 
 
 @functools.cache
-def tidied(cell: Cell, over: tuple[bool, ...], needless: int) -> Cell:
+def tidied(cell: Cell, over: tuple[int, ...], needless: int) -> Cell:
     host = cell.host
-    if host.idle and not host.pending and (host.idle == HALF or over[host.idle - 1]):
+    if host.idle and not host.pending and (host.idle == HALF or host.idle in over):
         host = host._replace(idle=0, runs=False)
     if needless and host.copy == needless:
         host = host._replace(copy=0)
