@@ -107,6 +107,8 @@ class CallbackModule(DefaultCallback):
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         if self.verbose:
             super().v2_playbook_on_task_start(task, is_conditional)
+        if task.action in C._ACTION_ALL_INCLUDES:
+            return  # what it includes speaks for itself
         role = task._role.get_name() if task._role else ""
         key = self.play_name if is_phase(task) else role or self.play_name
         if self.section is None or self.section.key != key:

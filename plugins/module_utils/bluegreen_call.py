@@ -13,6 +13,7 @@ LEASE_HELD = 5  # the host tool's exit status
 SECRET_KEYS = ("session",)
 # how a shell, env and sudo say that there is no such program, or that this user may not run it
 NOT_THERE = re.compile(r"bluegreen: (command not found|not found|No such file or directory)", re.IGNORECASE)
+OTHER_VERSION = re.compile(r" has no parameter | is not a verb$")
 NOT_ALLOWED = re.compile(
     r"a password is required|not allowed to (execute|run)|not in the sudoers|may not run sudo|unknown user",
     re.IGNORECASE,
@@ -46,6 +47,8 @@ def understand(host: str, app: str, status: int, out: str, err: str) -> dict[str
         return {"verdict": "fail", "results": {}, "error": silence(host, app, status, err)}
     good = bool(answer.get("ok"))
     error = answer.get("error") if not good else None
+    if error and OTHER_VERSION.search(str(error.get("what") or "")):
+        error = {**error, "why": "the host has another version of bluegreen than the controller", "next": PROVISION}
     return {
         "verdict": "pass" if good else "fail",
         "results": answer.get("results") or {},

@@ -75,3 +75,10 @@ def test_a_session_is_found_and_never_printed() -> None:
 def test_a_lease_that_another_run_holds() -> None:
     assert calls.lease_held({"error": {"code": 5}})
     assert not calls.lease_held({"error": None})
+
+
+def test_a_host_of_another_version_is_to_be_provisioned() -> None:
+    error = {"what": "extend has no parameter 'release'", "why": "known: ttl", "next": "", "code": 2}
+    found = calls.understand("web1", "shop", 2, json.dumps({"ok": False, "results": {}, "error": error}), "")
+    assert "another version" in found["error"]["why"]
+    assert found["error"]["next"] == "ansible-playbook provision.yml"
