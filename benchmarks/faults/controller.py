@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 
+from support.common import Failure
+
 from . import judge
 from .judge import Point, Run
-from .rig import NEW, OLD, Controller, Report, Rig
+from .rig import NEW, OLD, Report, Rig
 
 CASE = "controller-kill"
 
@@ -20,15 +22,10 @@ def baseline(rig: Rig) -> dict[str, list[judge.Task]]:
     for command, words in (("deploy", rig.deploy_command(NEW)), ("rollback", rig.rollback_command(OLD))):
         controller = rig.start(words, f"baseline {command}")
         if controller.wait():
-            raise judge_failure(controller)
+            raise Failure(f"baseline {command}: {controller.last_lines()}; see {controller.log}")
         found[command] = judge.tasks_of(controller.history)
         rig.progress(f"{command}: {len(found[command])} tasks in {time.monotonic() - controller.started:.1f} s")
     return found
-
-
-def judge_failure(controller: Controller) -> Exception:
-    """The error of a controller that should have succeeded."""
-    return RuntimeError(f"{controller.last_lines()}; see {controller.log}")
 
 
 def controller_kill(rig: Rig, options: Namespace, report: Report) -> None:

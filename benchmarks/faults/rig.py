@@ -35,7 +35,12 @@ PATIENCE = 90.0  # seconds after which a fleet that is not whole never will be
 MARK = "FAULT_RUN"  # names our controllers in their environment, and those of their processes that outlive them
 
 # Of runs that nothing disturbs: a slow machine must not miss a deadline of seconds.
-CALM: dict[str, object] = {"wait": 120, "rollout_process_settle": 1}
+CALM: dict[str, object] = {
+    "wait": 120,
+    "rollout_process_settle": 1,
+    "rollout_start_timeout": 240,
+    "rollout_smoke_timeout": 60,
+}
 
 VISITS = (
     Shape("get", "/healthz", weight=10),
@@ -344,7 +349,12 @@ class Rig:
             back = self.start(self.rollback_command(OLD), f"back to {release}")
             if back.wait() == 0:  # seconds instead of a whole deploy, where the release is still known
                 return
-        self.must(self.deploy_command(release, fresh=False, retry_bad=True), f"given {release}")
+        command = self.deploy_command(release, fresh=False, retry_bad=True)
+        try:
+            self.must(command, f"given {release}")
+        except Failure as failure:
+            self.progress(f"once more: {failure}")
+            self.must(command, f"given {release}")
 
     def unmigrate(self) -> None:
         """Take r2's migration back, so that the next deploy of it has one to run. r1 must be live."""
