@@ -182,9 +182,10 @@ def take(context: Context, params: dict[str, Any]) -> dict[str, Any]:
     # the register does not know of a person at work on one host
     if kept and kept.deploy_id != context.deploy_id and not (registered and context.registered(kept.deploy_id)):
         raise held_by(context, kept.public())
-    taken, generation = None, 0
+    taken, generation, register = None, 0, None
     if registered:
-        taken, generation = take_registered(context, params)
+        taken, reply = take_registered(context, params)
+        generation, register = reply.generation, reply.id
     elif not context.dry_run:
         begun, generation = Deadline.after(0), state.fence() + 1
         mine = kept  # taken again by its holder: the cap stays
@@ -209,21 +210,22 @@ def take(context: Context, params: dict[str, Any]) -> dict[str, Any]:
     return {
         "lease": taken.public() if taken else None,
         "generation": generation,
+        "register": register,
         "fence": state.fence(),
         "status": status.status(context, brief=params["brief"], ask=False),
         "machine": status.machine(context),
     }
 
 
-def take_registered(context: Context, params: dict[str, Any]) -> tuple[Lease | None, int]:
-    """Take the lease at the register, then keep a copy. Returns it and the generation."""
+def take_registered(context: Context, params: dict[str, Any]) -> tuple[Lease | None, Reply]:
+    """Take the lease at the register, then keep a copy. Returns it and the register's reply."""
     from bluegreen.register import Wanted
 
     if context.dry_run:
         reply = context.register.look()
         if reply.held and reply.held.deploy_id != context.deploy_id:
             raise held_by(context, reply.held.public())
-        return None, reply.generation
+        return None, reply
     begun = Deadline.after(0)
     reply = context.register.take(
         Wanted(
@@ -240,7 +242,7 @@ def take_registered(context: Context, params: dict[str, Any]) -> tuple[Lease | N
     )
     if not reply.done or reply.lease is None:
         raise lost(context, reply)
-    return keep(context, reply.lease, begun, params["ttl"]), reply.generation
+    return keep(context, reply.lease, begun, params["ttl"]), reply
 
 
 def release(context: Context, params: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001

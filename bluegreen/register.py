@@ -97,6 +97,7 @@ class Reply:
     generation: int
     decision: Decision | None
     latest: Decision | None
+    id: str = ""  # names this register: hosts that were given different ones find out
 
     @property
     def held(self) -> Held | None:
@@ -140,7 +141,8 @@ CREATE = f"""BEGIN;
 SELECT pg_advisory_xact_lock(7262018651172);
 SELECT to_regclass('public.about') IS NULL AS missing \\gset
 \\if :missing
-CREATE TABLE public.about (one boolean PRIMARY KEY DEFAULT true CHECK (one), app text NOT NULL, format int NOT NULL);
+CREATE TABLE public.about (one boolean PRIMARY KEY DEFAULT true CHECK (one), app text NOT NULL, format int NOT NULL,
+  id text NOT NULL DEFAULT left(md5(random()::text || clock_timestamp()::text), 12));
 CREATE TABLE public.lease (one boolean PRIMARY KEY DEFAULT true CHECK (one),
   deploy_id text NOT NULL DEFAULT '', holder text NOT NULL DEFAULT '', host text NOT NULL DEFAULT '',
   process text NOT NULL DEFAULT '', run_url text NOT NULL DEFAULT '', what text NOT NULL DEFAULT '',
@@ -177,7 +179,7 @@ def ours(app: str) -> str:
 def question(deploy_id: str, write: str = "") -> str:
     """A whole script: whose register it is, what is to be written, and the state after it."""
     return f"""{HEAD}SELECT json_build_object('made', to_regclass('public.about') IS NOT NULL);
-SELECT json_build_object('app', app, 'format', format) FROM public.about;
+SELECT to_json(about) FROM public.about;
 BEGIN;
 {write}
 SELECT json_build_object('lease', (SELECT {LEASE} FROM public.lease),
@@ -268,7 +270,7 @@ def understand(app: str, status: int, text: str, errors: str) -> Reply | None:
     row = found["lease"]
     decision, latest = (Decision(**found[key]) if found.get(key) else None for key in ("decision", "latest"))
     lease = Held(**row) if row["deploy_id"] else None
-    return Reply(bool(found.get("done")), lease, int(row["generation"]), decision, latest)
+    return Reply(bool(found.get("done")), lease, int(row["generation"]), decision, latest, str(found.get("id") or ""))
 
 
 def reason(errors: str) -> str:

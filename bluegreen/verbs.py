@@ -275,7 +275,12 @@ def register_verb(context: Context, params: Params) -> Answer:
     if not context.config.register:
         return {"register": None}
     reply = context.register.look()  # makes them
-    shown = {"app": context.app, "lease": reply.held.public() if reply.held else None, "generation": reply.generation}
+    shown = {
+        "app": context.app,
+        "id": reply.id,
+        "lease": reply.held.public() if reply.held else None,
+        "generation": reply.generation,
+    }
     latest = dataclasses.asdict(reply.latest) if reply.latest else None
     return {"register": shown if params["action"] == "init" else {**shown, "latest": latest}}
 

@@ -578,7 +578,7 @@ class FakeRegister:
             held = register.Held(**row, left=left, cap_left=cap_left, generation=self.generation)
         commits = [item for item in self.decisions.values() if item.decision == "COMMIT"]
         latest = max(commits, key=lambda item: (item.generation, item.at), default=None)
-        return register.Reply(done, held, self.generation, self.decisions.get(deploy_id), latest)
+        return register.Reply(done, held, self.generation, self.decisions.get(deploy_id), latest, "fake")
 
     def look(self, deploy_id: str = "") -> register.Reply:
         return self._answer("look", deploy_id)

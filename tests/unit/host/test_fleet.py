@@ -150,6 +150,7 @@ def test_one_lease_for_all_hosts(fleet: Any) -> None:
 def test_the_generation_is_above_that_of_every_host_and_of_the_register(fleet: Any) -> None:
     state.State(fleet.hosts[1].paths).raise_fence(41)
     run = Run(fleet, 1)
+    assert run.take(fleet.hosts[0])["register"] == "fake"
     assert run.fence == 42
     run.all("prune")
     run.finish()
@@ -690,6 +691,40 @@ def test_a_rollback_by_hand_on_one_host_is_not_outdated(fleet: Any) -> None:
     assert first.serves_visitors()
     assert any("the fleet's release is" in line for line in first.do("status")["drift"])
     assert lives(fleet)[1:] == [b, b]
+
+
+# drift
+
+
+def test_drift_of_a_fleets_host(fleet: Any) -> None:
+    deployed(fleet, 1)
+    b = deployed(fleet, 2)
+    host = fleet.on(fleet.hosts[0])
+    assert host.do("status")["drift"] == []
+    image = next(host.paths.images.glob(f"*{host.record(b).sha}*.squashfs"))
+    good = image.read_bytes()
+    image.write_bytes(good + b" ")
+    (drift,) = host.do("status")["drift"]
+    assert drift == f"{image} is not what was staged: its sha256 differs from the manifest's"
+    assert host.do("lease", "d9", action="take")["status"]["drift"] == [], "no time for that in a deploy"
+    host.do("lease", "d9", action="release")
+    image.unlink()
+    assert "is missing or has no manifest" in host.do("status")["drift"][0]
+    image.write_bytes(good)
+    for state_of, words in (("disabled", "is disabled"), ("", "is missing")):
+        host.system.enabled["bluegreen-reconcile.service"] = state_of
+        (drift,) = host.do("status")["drift"]
+        assert f"bluegreen-reconcile.service {words}" in drift
+    host.system.enabled["bluegreen-reconcile.service"] = "enabled"
+    fleet.register.silent = True
+    shown = host.do("status")
+    assert shown["drift"] == []
+    assert shown["register"] == {"error": "the register cannot be asked: connection refused"}
+    fleet.register.silent = False
+    run = Run(fleet, 3)
+    run.switch(3)
+    host.system.timers.clear()
+    assert fleet.on(host).do("status")["drift"] == ["a switch is pending without a dead-man's timer"]
 
 
 # bad input

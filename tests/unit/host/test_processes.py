@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from bluegreen import processes, release, units
+from bluegreen import jobs, processes, release, units
 from bluegreen.errors import BluegreenError, Code
 
 PROCESSES = {
@@ -101,8 +102,6 @@ def test_migrations(host: Any) -> None:
 
     def job(words: list[str]) -> tuple[int, str, str]:
         if "-c" in words:
-            import json
-
             plan = {"pending": list(pending), "plan": ["..."], "conflicts": {}}
             return 0, f"noise\nbluegreen-result:{json.dumps(plan)}\n", ""
         assert words[-4:] == ["django", "migrate", "--no-input", "--no-color"]
@@ -160,6 +159,53 @@ def test_reconcile_corrects_what_somebody_edited(host: Any) -> None:
     host.do("reconcile")
     assert host.routed() == {b: 100}
     assert host.do("status")["drift"] == []
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_migration_that_an_earlier_run_left_at_work(host: Any, monkeypatch: pytest.MonkeyPatch, ends: bool) -> None:
+    """It is waited for, not started again."""
+    name = host.release(1)
+    pending = ["shop.0002_price"]
+    unit = host.system.unit("bluegreen-migrate-orders.service")
+    unit.active, unit.description = "active", f"bluegreen: job of release {name}"
+    looks = []
+
+    def job(words: list[str]) -> tuple[int, str, str]:
+        assert "migrate" not in words, "not started again"
+        return 0, f"bluegreen-result:{json.dumps({'pending': pending, 'plan': [], 'conflicts': {}})}\n", ""
+
+    def rest(seconds: float) -> None:
+        looks.append(seconds)
+        if ends and len(looks) == 3:
+            pending.clear()
+            unit.active = "inactive"
+
+    host.system.jobs.append(job)
+    monkeypatch.setattr(jobs.time, "sleep", rest)
+    if not ends:
+        with pytest.raises(BluegreenError, match=r"bluegreen-migrate-orders.service did not end within 0 s"):
+            host.do("migrate", release=name, timeout=0.0)
+        return
+    answer = host.do("migrate", release=name)
+    assert (answer["attached"], answer["applied"], answer["pending"]) == (True, [], [])
+    assert host.do("migrate", release=name)["attached"] is False
+
+
+def test_a_migration_of_another_release_is_not_disturbed(host: Any) -> None:
+    a, b = host.release(1), host.release(2)
+    unit = host.system.unit("bluegreen-migrate-orders.service")
+    unit.active, unit.description = "activating", f"bluegreen: job of release {a}"
+    with pytest.raises(BluegreenError, match=f"at work for another release: .* {a} .*wait for it") as caught:
+        host.do("migrate", release=b)
+    assert caught.value.code is Code.BUSY
+    assert "\n" not in str(caught.value)
+
+
+def test_a_job_says_of_which_release_it_is(host: Any) -> None:
+    name = host.release(1)
+    host.do("check", release=name)
+    call = next(call for call in host.system.calls if "--unit=bluegreen-check-orders" in call)
+    assert f"--description=bluegreen: job of release {name}" in call
 
 
 def test_a_program_beside_this_one() -> None:

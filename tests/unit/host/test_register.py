@@ -137,7 +137,8 @@ def test_twenty_decisions_at_once_are_one(url: str) -> None:
 
 def test_a_lease_is_joined_renewed_and_given_back(url: str) -> None:
     here = connected(url)
-    assert here.look() == register.Reply(False, None, 0, None, None)
+    assert here.look() == register.Reply(False, None, 0, None, None, here.look().id)
+    assert len(here.look().id) == 12
     first = here.take(wanted(fence=6))
     assert first.done
     assert first.lease
@@ -321,6 +322,14 @@ def test_a_statement_that_is_held_up_ends(url: str, monkeypatch: pytest.MonkeyPa
     assert "timeout" in silent(connected(url).renew, "d1", 60)
     holder.join()
     assert connected(url).renew("d1", 60).done
+
+
+def test_each_register_has_a_name_of_its_own(url: str, cluster: Cluster) -> None:
+    first = connected(url).look().id
+    assert connected(url).look().id == first != connected(cluster.database()).look().id
+    # one that was made before they had names
+    register.psql(url, "ALTER TABLE about DROP COLUMN id;", 5)
+    assert connected(url).take(wanted()).id == ""
 
 
 # the address
