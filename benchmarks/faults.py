@@ -105,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
         "--verbs", nargs="+", choices=host_tool.VERBS, default=list(host_tool.VERBS), help="of the host tool (all)"
     )
     result.add_argument("--faults", nargs="+", choices=hosts.FAULTS, help="of hosts (all)")
+    result.add_argument("--phases", nargs="+", choices=hosts.PHASES, help="of controller-kill and host (all)")
     result.add_argument("--rounds", type=int, default=100, help="rounds for the lease (100)")
     result.add_argument("--controllers", type=int, default=20, help="that want the lease at once (20)")
     result.add_argument("--deploys", type=int, default=4, help="whole controllers at once (4)")

@@ -32,7 +32,8 @@ def controller_kill(rig: Rig, options: Namespace, report: Report) -> None:
     """Kill the controller at every point; the commands alternate, because a deploy is what a rollback needs before."""
     tasks = baseline(rig)
     both = [judge.points(command, tasks[command], options.seed, options.during) for command in options.commands]
-    chosen = judge.sample([point for points in both for point in points], options.runs, options.seed)
+    wanted = [point for points in both for point in points if not options.phases or point.task.play in options.phases]
+    chosen = judge.sample(wanted, options.runs, options.seed)
     queues = {command: [point for point in chosen if point.command == command] for command in options.commands}
     while any(queues.values()):
         for queue in queues.values():

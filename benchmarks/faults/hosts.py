@@ -106,7 +106,11 @@ class Victim:
 
 def host(rig: Rig, options: Namespace, report: Report) -> None:
     """Every fault at every phase."""
-    chosen = [plan for plan in plans(rig, options.seed) if not options.faults or plan.fault in options.faults]
+    chosen = [
+        plan
+        for plan in plans(rig, options.seed)
+        if (not options.faults or plan.fault in options.faults) and (not options.phases or plan.phase in options.phases)
+    ]
     for plan in judge.sample(chosen, options.runs, options.seed):
         report(one(rig, plan, options))
 
