@@ -69,7 +69,7 @@ def test_random_walks(seed: int) -> None:
         assert one.told
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(100, 200))
 def test_many_random_walks(seed: int) -> None:
     for one in walk(Model(hosts=3, controllers=2, every_way=True, off=AS_BUILT), seed):

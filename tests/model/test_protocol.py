@@ -47,7 +47,7 @@ def test_every_promise_holds_in_every_state(world: str, show: Show) -> None:
     assert not result.wrong, str(result)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("world", LONG)
 def test_every_promise_holds_in_larger_worlds(world: str, show: Show) -> None:
     result = search(Model(**LONG[world]))
