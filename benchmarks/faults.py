@@ -40,7 +40,7 @@ CASES = {
 
 
 class Results:
-    """What was measured, by case; a case that is run again replaces its figures."""
+    """What was measured, by command; a command that is run again replaces its figures."""
 
     def __init__(self, folder: Path, page: Path) -> None:
         self.path, self.page = folder / "faults.json", page
@@ -48,10 +48,10 @@ class Results:
         if self.path.exists():
             self.cases = json.loads(self.path.read_text(encoding="utf-8"))["cases"]
 
-    def put(self, case: str, command: str, runs: list[Run]) -> None:
-        """Keep a case's runs and write everything anew."""
+    def put(self, command: str, runs: list[Run]) -> None:
+        """Keep a command's runs and write everything anew."""
         facts = {"command": command, "date": datetime.now(UTC).date().isoformat(), "versions": versions()}
-        self.cases[case] = facts | {"runs": [one.as_json() for one in runs]}
+        self.cases[command] = facts | {"runs": [one.as_json() for one in runs]}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {"format": 1, "cases": dict(sorted(self.cases.items()))}
         self.path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -73,9 +73,9 @@ def page(cases: dict[str, dict[str, Any]]) -> str:
     """benchmarks/faults.md."""
     measured = sorted(
         {
-            f"{name}: {case['date']}, bluegreen {case['versions']['bluegreen']}, {case['versions']['ansible']}, "
+            f"`{command}`: {case['date']}, bluegreen {case['versions']['bluegreen']}, {case['versions']['ansible']}, "
             f"{case['versions']['processors']} processors"
-            for name, case in cases.items()
+            for command, case in cases.items()
         }
     )
     told = judge.broken(cases)
@@ -129,6 +129,7 @@ def main(arguments: list[str]) -> int:
     rig = Rig(given.hosts, given.seed, progress, given.ttl, given.lease_ttl)
     results = Results(given.results, PAGE if given.results == RESULTS else given.results / "faults.md")
     bad = 0
+    done: list[str] = []
     try:
         rig.prepare()
         for name in wanted:
@@ -146,21 +147,30 @@ def main(arguments: list[str]) -> int:
                 for note in one.notes:
                     progress(f"    {note}")
 
-            options = [word for word in arguments if word not in (*CASES, "all", "--keep")]
+            options = [word for word in _without_results(arguments) if word not in (*CASES, "all", "--keep")]
             command = " ".join(["benchmarks/faults.py", name, *options])
             try:
                 with rig:
                     CASES[name](rig, given, report)
             finally:
                 if runs:
-                    results.put(name, command, runs)
+                    results.put(command, runs)
+                    done.append(command)
             bad += sum(1 for one in runs if one.problems)
     finally:
         if not given.keep:
             with suppress(Failure):
                 rig.remove()
-    print(judge.table({name: results.cases[name] for name in wanted}))
+    print(judge.table({command: results.cases[command] for command in done}))
     return 1 if bad else 0
+
+
+def _without_results(arguments: list[str]) -> list[str]:
+    """The arguments that say what is measured, without where it is written."""
+    if "--results" not in arguments:
+        return arguments
+    at = arguments.index("--results")
+    return [*arguments[:at], *arguments[at + 2 :]]
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
