@@ -125,6 +125,8 @@ class CallbackModule(DefaultCallback):
         if self.verbose:
             super().v2_runner_on_ok(result)
         self.take(result)
+        if not self.verbose and result.task.action in C._ACTION_DEBUG:
+            self.show(f"  note  {text.one_line(result.result.get('msg', ''))}", C.COLOR_WARN)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if self.verbose:

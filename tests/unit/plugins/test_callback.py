@@ -74,6 +74,13 @@ def test_a_deploy(show: Show) -> None:
     ]
 
 
+def test_what_a_role_has_to_say_is_shown(show: Show) -> None:
+    show.play("Provision databases")
+    task = show.task("database", "ansible.builtin.debug")
+    show.callback.v2_runner_on_ok(show.result(task, "db1", msg="db1: a restart is due;\nchoose a quiet minute"))
+    assert "  note  db1: a restart is due; choose a quiet minute" in show.screen.lines
+
+
 def test_a_failure_ends_in_three_lines(show: Show) -> None:
     show.play("Start")
     task = show.task("start")
