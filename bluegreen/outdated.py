@@ -66,6 +66,8 @@ def nginx_runs() -> bool:
 
 def sentence(known: dict[str, Any]) -> str:
     """It as drift."""
-    if not known:
+    if known.get("why"):
+        return f"serves nothing: {known['why']}"
+    if not known.get("sha"):
         return "serves nothing: its release is older than the fleet's"
     return f"serves nothing: {str(known['live'])[:12]} is older than the fleet's {str(known['sha'])[:12]}"

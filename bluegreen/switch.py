@@ -305,7 +305,9 @@ def finish_confirm(context: Context, chosen: Live, pending: Pending) -> None:
     state.append_history(
         "confirm", release=chosen.release, sha=chosen.sha, kind=kind, deploy_id=chosen.deploy_id, fence=chosen.fence
     )
-    if context.registered(pending.deploy_id):
+    # one that a resume confirmed without a running colour serves nothing until it runs
+    held = context.registered(pending.deploy_id) and outdated.read(context) is not None
+    if held and start.is_active(context.app, chosen.colour):
         outdated.clear(context)
     state.clear_pending()
     deadman.disarm(context.app, pending.timer)
@@ -433,6 +435,20 @@ def deadman_fired(context: Context, deploy_id: str) -> dict[str, Any]:
         raise
 
 
+def confirm_unserved(context: Context, pending: Pending, problem: BluegreenError) -> None:
+    """Confirm what was committed though its release does not come up here: the fleet has left the one before.
+
+    The host serves nothing until the run that asks has brought it up to date.
+    """
+    outdated.mark(context, {"why": str(problem)})
+    live = context.state.live()
+    previous = {**dataclasses.asdict(live), "previous": None} if live else None
+    fence = pending.fence or context.effective_fence()
+    chosen = Live(pending.colour, pending.release, pending.sha, pending.deploy_id, fence, now(), previous)
+    context.state.set_live(chosen)
+    finish_confirm(context, chosen, pending)
+
+
 def resume(context: Context) -> dict[str, Any]:
     """Finish or undo what an earlier run left pending; see the verb `resume`."""
     pending = context.state.pending()
@@ -448,7 +464,6 @@ def resume(context: Context) -> dict[str, Any]:
     except BluegreenError as problem:
         if problem.code is not Code.CHECK_FAILED:
             raise
-        # committed, and this host cannot follow: the run that asks brings it up to date
-        undo(context, pending, str(problem), bad=False)
-        told = {"reverted": True}
+        confirm_unserved(context, pending, problem)
+        told = {"reverted": False}
     return answer | {"undone" if told["reverted"] else "finished": pending.release}

@@ -108,7 +108,6 @@ def test_a_host_alone_refuses_whom_it_has_replaced(roots: list[Path], monkeypatc
     refused(Exit.STALE_FENCE, code.call, host, 1, SWITCH, 1, "")
 
 
-@pytest.mark.xfail(reason="`resume` undoes a COMMIT that does not come up", raises=AssertionError)
 def test_commit_is_final_also_where_the_release_does_not_come_up(
     roots: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

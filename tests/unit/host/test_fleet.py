@@ -460,8 +460,20 @@ def test_the_way_forward_when_the_colour_is_down_or_gone(fleet: Any) -> None:
     del third.system.failing[b]
     third.paths.colour(colour).unlink()
     new = Run(fleet, 3)
-    assert new.do(third, "resume")["undone"] == b
-    c = new.switch(3)
+    assert new.do(third, "resume")["finished"] == b
+    # what was committed is final; what cannot serve it serves nothing, and not what the fleet has left
+    assert third.live() == b
+    assert not third.serves_visitors()
+    (drift,) = third.do("status")["drift"]
+    assert "serves nothing:" in drift
+    assert "does not hold it any more" in drift
+    new.switch(3)
+    assert third.serves_visitors()
+    new.all("revert")
+    assert not third.serves_visitors()
+    new.finish()
+    new = Run(fleet, 4)
+    c = new.switch(4)
     new.commit()
     new.finish()
     fleet.pass_time(4)  # the service that tried runs once more, and ends
