@@ -80,8 +80,9 @@ def page(cases: dict[str, dict[str, Any]]) -> str:
     )
     told = judge.broken(cases)
     broken = "\n".join(f"- {line}" for line in told) if told else "None."
+    missing = judge.not_met(cases, list(CASES))
     return TEMPLATE.read_text(encoding="utf-8").format(
-        table=judge.table(cases), broken=broken, measured="\n".join(f"- {line}" for line in measured)
+        table=judge.table(cases), broken=broken, missing=missing, measured="\n".join(f"- {line}" for line in measured)
     )
 
 

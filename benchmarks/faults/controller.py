@@ -50,13 +50,11 @@ def one(rig: Rig, point: Point, options: Namespace) -> Run:
         rig.unmigrate()
     command = rig.deploy_command(NEW) if deploys else rig.rollback_command(OLD)
     plan = {"at": f"{point.when}:{point.task.number}", "do": options.signal, "whom": point.whom, "delay": point.delay}
-    fault = f"controller {options.signal}, {point.command}, {point.when} a task"
-    result = Run(CASE, fault, point.text, options.seed)
+    result = Run(CASE, f"controller {options.signal}, {point.command}", point.text, options.seed)
     start = time.monotonic()
     controller = rig.start(rig.hurried(command, ttl), f"{point.command} {point.when} {point.task.number}", plan)
     status = controller.wait()
-    if controller.hit is None:
-        result.notes.append(f"it ended before its point, with status {status}")
+    name_place(result, point, controller.history, options.signal, status)
     fell = controller.hit or time.monotonic()
     if point.then == "wait":
         result.whole = rig.observe(fell, rig.hosts, [controller], ttl)
@@ -65,9 +63,21 @@ def one(rig: Rig, point: Point, options: Namespace) -> Run:
             result.problems.append(f"it ended on {result.ended}")
         rig.rerun(result, command, NEW if deploys else OLD)
     else:
-        began = time.monotonic()
         rig.rerun(result, command, NEW if deploys else OLD)
-        after = rig.observe(began, rig.hosts, [controller])
-        result.whole = None if after is None else began - fell + after
+        result.whole = rig.observe(fell, rig.hosts, [controller])
         result.ended = rig.ended(rig.hosts)
     return rig.finish(result, start, rig.hosts, ttl if point.then == "wait" else None)
+
+
+def name_place(result: Run, point: Point, history: str, signal: str, status: int) -> None:
+    """Say where the controller died in truth, and what was under way there."""
+    place = judge.place_of(history)
+    if place is None:
+        result.fault = f"(the controller came to its end before the point, {point.command})"
+        result.notes.append(f"it ended before its point, with status {status}")
+        return
+    when, number, play = place
+    then = ", re-run at once" if point.then == "rerun" else ""
+    result.fault = f"controller {signal}, {point.command}, {judge.state_at(when, play)}{then}"
+    if (when, number) != (point.when, point.task.number):
+        result.notes.append(f"it died later than meant: {when} task {number} ({play})")

@@ -231,6 +231,27 @@ def moment_of(timeline: str, event: str) -> float | None:
     return float(found[0]["at"]) if found else None
 
 
+def place_of(timeline: str) -> tuple[str, int, str] | None:
+    """Where a fault happened in truth: before or during a task, its number and its play; None if it never did.
+
+    A moment chosen within a task can come after it: tasks do not always take the time that they took before.
+    """
+    events = [json.loads(line) for line in timeline.splitlines() if line.strip()]
+    for before, event in itertools.pairwise(events):
+        if event["event"] == "hit":
+            return "before" if before["event"] == "task" else "during", int(event["number"]), str(event["play"])
+    return None
+
+
+def state_at(when: str, play: str) -> str:
+    """What a fault met: which part of the promise such a run says something about."""
+    if (when, play) == ("before", "Confirm") or (play == "Watch"):
+        return "the switch pending"
+    if play in ("Switch", "Confirm"):
+        return "before the switch" if when == "before" else {"Switch": "switching", "Confirm": "confirming"}[play]
+    return "all done" if play in ("Revert", "Settle", "Outcome") else "before the switch"
+
+
 @dataclass(frozen=True)
 class Point:
     """Where the controller is hurt: before or during a task of deploy or rollback."""
@@ -444,3 +465,18 @@ def broken(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for run in case["runs"]
         if run.get("problems")
     ]
+
+
+CRITICAL = ("switching", "the switch pending", "confirming")
+
+
+def not_met(cases: Mapping[str, Mapping[str, Any]], known: Sequence[str]) -> str:
+    """What no run has shown yet, for the page: cases that were never run, and states that no controller died in."""
+    runs = [run for case in cases.values() for run in case["runs"]]
+    lines = [f"- `{name}` was never run" for name in known if name not in {run["case"] for run in runs}]
+    for command in ("deploy", "rollback"):
+        for state in CRITICAL:
+            waited = f"{command}, {state}"
+            if not any(run["case"] == "controller-kill" and run["fault"].endswith(waited) for run in runs):
+                lines.append(f"- no controller died in a {waited}, with the hosts left to themselves")
+    return "\n".join(lines) or "Every case was run, and controllers died in every state."

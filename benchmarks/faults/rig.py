@@ -392,28 +392,27 @@ class Rig:
         ttl: float | None = None,
         patience: float = PATIENCE,
     ) -> float | None:
-        """Seconds from `since` until these hosts were whole and stayed so; None if they never were.
+        """Seconds from `since` until these hosts were seen whole, and stayed so; None if they never were.
 
-        Looks on while anything that could still change them is alive: a controller's orphan, a verb, a timer.
-        ttl: count from the arming of the last switch if that came later (what a dead controller left under way).
+        Never too small: the moment counts in which it was seen, not the one in which it became so. Looks on while
+        anything that could still change them is alive: a controller's orphan, a verb, a timer. ttl: count from the
+        arming of the last switch if that came later (what a dead controller left under way).
         """
         offset = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
         until = time.monotonic() + patience
-        last_broken = since
+        seen: float | None = None
         calm = 0
         while time.monotonic() < until:
-            looked = time.monotonic()
             looks = self.look(hosts)
             if ttl is not None:
                 since = max(since, judge.armed(looks.values(), ttl, offset) or since)
             if not judge.whole(looks):
-                last_broken, calm = looked, 0
-            elif any(processes_of(one.name) for one in controllers):
-                calm = 0
+                seen, calm = None, 0
             else:
-                calm += 1
+                seen = time.monotonic() if seen is None else seen
+                calm = 0 if any(processes_of(one.name) for one in controllers) else calm + 1
                 if calm >= 4:
-                    return max(0.0, last_broken - since)
+                    return max(0.0, seen - since)
             time.sleep(PAUSE)
         return None
 

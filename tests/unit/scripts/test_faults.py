@@ -148,6 +148,37 @@ def test_tasks_and_their_times_are_read_from_a_timeline() -> None:
     assert judge.moment_of("", "hit") is None
 
 
+def timeline(*events: tuple[str, int, str]) -> str:
+    return "\n".join(
+        json.dumps({"at": 1.0, "event": event, "number": number, "play": play}) for event, number, play in events
+    )
+
+
+def test_where_a_fault_happened_is_read_from_the_timeline_and_not_from_the_plan() -> None:
+    assert judge.place_of(TIMELINE) == ("during", 2, "Switch")
+    assert judge.place_of(timeline(("task", 4, "Confirm"), ("hit", 4, "Confirm"))) == ("before", 4, "Confirm")
+    slid = timeline(("task", 3, "Switch"), ("host", 3, "Switch"), ("task", 5, "Outcome"), ("host", 5, "Outcome"))
+    assert judge.place_of(slid + "\n" + timeline(("hit", 5, "Outcome"))) == ("during", 5, "Outcome")
+    assert judge.place_of(timeline(("task", 1, "Inputs"), ("end", 1, "Inputs"))) is None
+
+
+@pytest.mark.parametrize(
+    ("when", "play", "state"),
+    [
+        ("during", "Smoke", "before the switch"),
+        ("before", "Switch", "before the switch"),
+        ("during", "Switch", "switching"),
+        ("before", "Watch", "the switch pending"),
+        ("during", "Watch", "the switch pending"),
+        ("before", "Confirm", "the switch pending"),
+        ("during", "Confirm", "confirming"),
+        ("before", "Outcome", "all done"),
+    ],
+)
+def test_a_run_is_counted_for_what_its_fault_met(when: str, play: str, state: str) -> None:
+    assert judge.state_at(when, play) == state
+
+
 def test_there_is_a_point_before_every_task_and_one_during_those_that_take_their_time() -> None:
     tasks = [Task(1, "Inputs", "Check", 0.1), Task(2, "Switch", "Route", 1.5)]
     found = judge.points("deploy", tasks, 1, during=True)
@@ -271,3 +302,13 @@ def test_a_table_has_a_line_for_each_fault() -> None:
     assert lines[2].startswith("| fault | 1 | 0 | 0 of 10 |")
     assert lines[3].startswith("| other | 1 | 1 | 1 of 100 |")
     assert judge.broken(cases) == ["other: point: x"]
+
+
+def test_what_no_run_has_shown_is_said() -> None:
+    runs = [good(case="controller-kill", fault="controller KILL, deploy, the switch pending, re-run at once").as_json()]
+    text = judge.not_met({"command": {"runs": runs}}, ["controller-kill", "race"])
+    assert "`race` was never run" in text
+    assert "controller-kill`" not in text
+    assert "no controller died in a deploy, the switch pending" in text
+    runs.append(good(case="controller-kill", fault="controller KILL, deploy, the switch pending").as_json())
+    assert "in a deploy, the switch pending" not in judge.not_met({"command": {"runs": runs}}, ["race"])
