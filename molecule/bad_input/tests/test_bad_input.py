@@ -166,9 +166,16 @@ def test_an_inventory_without_app_servers_is_refused(vm: Deployment, playbook: s
 
 
 def with_host(vm: Deployment, directory: Path, name: str, address: str) -> Deployment:
-    """The inventory with one more app server."""
+    """The inventory with one more app server, so that it needs a register too."""
     hosts = {"vm1": {"ansible_host": vm.address("vm1")}, name: {"ansible_host": address}}
-    return vm.variant(directory, hosts={"app_servers": {"hosts": hosts}})
+    register = "postgresql://register:secret@192.0.2.1/register"
+    return vm.variant(directory, hosts={"app_servers": {"hosts": hosts}}, bluegreen_database_url=register)
+
+
+def test_several_app_servers_without_a_register_are_refused(vm: Deployment, tmp_path: Path) -> None:
+    hosts = {"vm1": {"ansible_host": vm.address("vm1")}, "ghost": {"ansible_host": "192.0.2.7"}}
+    alone = vm.variant(tmp_path, hosts={"app_servers": {"hosts": hosts}})
+    refused(alone.refuse("deploy.yml", sha=vm.sha("n2")), "bluegreen_database_url", "group_vars")
 
 
 @pytest.mark.parametrize("playbook", ["deploy.yml", "rollback.yml"])
