@@ -339,7 +339,7 @@ class Podman:
         wanted = f"label=bluegreen.inventory={inventory}" if inventory else "label=bluegreen.inventory"
         out = self("ps", "-a", "--filter", wanted, "--format", "json", what="list containers")
         return [
-            {"container": item["Names"][0], "state": item["State"], "image": item["Image"], "labels": item["Labels"]}
+            {"container": item["Names"][0], "state": state_of(item), "image": item["Image"], "labels": item["Labels"]}
             for item in json.loads(out or "[]") or []
         ]
 
@@ -351,6 +351,17 @@ class Podman:
         words = [*self.prefix, "image", "inspect", "--format", '{{ index .Labels "bluegreen.recipe" }}', image]
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def state_of(item: Mapping[str, Any], proc: Path = Path("/proc")) -> str:
+    """podman's state of a container; "lost" where podman takes it for running and its processes are gone."""
+    if item["State"] != "running":
+        return str(item["State"])
+    try:  # the number alone could be another program's by now
+        alive = item["Id"] in (proc / str(item["Pid"]) / "cgroup").read_text()
+    except OSError:
+        alive = False
+    return "running" if alive else "lost"
 
 
 def as_root() -> list[str]:
@@ -518,9 +529,9 @@ def up(path: Path, names: Sequence[str], *, bare: bool, rebuild: bool) -> int:
         existing = _without_abandoned(podman, podman.containers(name))
         for host in hosts:
             _check_existing(host, existing.get(host.name))
-        # "created": an earlier run was stopped before the host had its keys.
-        half_made = [host for host in hosts if existing.get(host.name, {}).get("state") == "created"]
-        missing = [host for host in hosts if host.name not in existing or host in half_made]
+        # "created": an earlier run was stopped before the host had its keys. podman cannot start a "lost" one again.
+        unusable = [host for host in hosts if existing.get(host.name, {}).get("state") in ("created", "lost")]
+        missing = [host for host in hosts if host.name not in existing or host in unusable]
         given = os.environ.get("BLUEGREEN_HOST_IMAGE", "")
         images = {
             system: ensure_image(podman, system, progress, cache=not bare, rebuild=rebuild)
@@ -537,7 +548,7 @@ def up(path: Path, names: Sequence[str], *, bare: bool, rebuild: bool) -> int:
 
     def start(host: Host) -> None:
         container = host.container(name)
-        if host in half_made:
+        if host in unusable:
             _remove(podman, container)
         if host in missing:
             image = host.image or given or images[host.system]
@@ -548,7 +559,7 @@ def up(path: Path, names: Sequence[str], *, bare: bool, rebuild: bool) -> int:
         if was != "running":
             podman("start", container, what=f"start {host.name}", timeout=120)
         state = wait_for_host(podman, host, container, time.monotonic() + UP_DEADLINE)
-        note = "was running" if was == "running" else "is up"
+        note = {"running": "was running", "lost": "was lost, made again, is up"}.get(was, "is up")
         progress(f"{host.name} {note} at {host.address} ({host.system}){'' if state == 'running' else ', ' + state}")
 
     in_parallel(start, hosts)

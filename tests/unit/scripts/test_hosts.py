@@ -196,10 +196,34 @@ def test_a_bug_in_parallel_work_stays_a_bug() -> None:
 
 @pytest.mark.parametrize(
     ("root", "state", "gone"),
-    [("here", "exited", False), ("there", "running", False), ("there", "exited", True), ("nowhere", "running", True)],
+    [
+        ("here", "exited", False),
+        ("there", "running", False),
+        ("there", "exited", True),
+        ("nowhere", "running", True),
+        ("there", "lost", True),
+    ],
 )
 def test_hosts_that_nobody_has_a_use_for_are_abandoned(tmp_path: Path, root: str, state: str, gone: bool) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     item = {"state": state, "labels": {"bluegreen.root": str(tmp_path / root)}}
     assert hosts.abandoned(item, tmp_path / "here") is gone
+
+
+@pytest.mark.parametrize(
+    ("said", "cgroup", "state"),
+    [
+        ("running", "0::/libpod_parent/libpod-c0ffee/init.scope\n", "running"),
+        ("running", "0::/user.slice/session-1.scope\n", "lost"),
+        ("running", None, "lost"),
+        ("exited", None, "exited"),
+    ],
+)
+def test_a_host_whose_processes_are_gone_is_lost_whatever_podman_says(
+    tmp_path: Path, said: str, cgroup: str | None, state: str
+) -> None:
+    if cgroup is not None:
+        (tmp_path / "123").mkdir()
+        (tmp_path / "123" / "cgroup").write_text(cgroup)
+    assert hosts.state_of({"State": said, "Id": "c0ffee", "Pid": 123}, tmp_path) == state
