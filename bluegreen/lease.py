@@ -206,6 +206,7 @@ def take(context: Context, params: dict[str, Any]) -> dict[str, Any]:
             cap_at,
             generation,
         )
+        state.raise_fence(generation)  # from here on who had it before is refused, also when this lease has expired
         state.set_lease(taken)
     return {
         "lease": taken.public() if taken else None,

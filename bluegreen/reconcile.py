@@ -71,7 +71,8 @@ def reconcile(context: Context, wait: float) -> dict[str, Any]:
         serve_route(context)
         raise
     reply, silence = ask(context, live, pending)
-    done += settle_pending(context, live, pending, silence)
+    # at boot nginx waits for this program, and nobody meets a colour that only starts
+    done += settle_pending(context, live, pending, silence, wait if pending and outdated.nginx_runs() else 0)
     live, pending = state.live(), state.pending()
     if not pending and reply:
         done += gate(context, live, reply)
@@ -142,9 +143,12 @@ def serve_live(context: Context, live: Live, wait: float) -> list[str]:
 
 
 def settle_pending(
-    context: Context, live: Live | None, pending: Pending | None, silence: BluegreenError | None
+    context: Context, live: Live | None, pending: Pending | None, silence: BluegreenError | None, wait: float
 ) -> list[str]:
-    """Finish or undo a switch whose time has passed, and see that there is a timer exactly while one is pending."""
+    """Finish or undo a switch whose time has passed, and see that there is a timer exactly while one is pending.
+
+    A colour that was committed and does not run gets `wait` seconds to come up before visitors are sent there.
+    """
     done = []
     why = "the host restarted or the deadline passed before it was confirmed"
     if pending and (switch.committed(live, pending) or pending.deadline.left() <= 0 or pending.provisional):
@@ -152,8 +156,7 @@ def settle_pending(
             asks = context.registered(pending.deploy_id) and not pending.decided
             if silence and asks and not switch.committed(live, pending):
                 raise silence
-            # the live colour is started below, and waited for there
-            told = switch.follow(context, pending, why, bad=False, wait=0)
+            told = switch.follow(context, pending, why, bad=False, wait=wait)
             what = "reverted the unconfirmed switch to" if told["reverted"] else "finished the confirmation of"
             done.append(f"{what} {pending.release}")
         except BluegreenError as problem:

@@ -98,6 +98,7 @@ class Reply:
     decision: Decision | None
     latest: Decision | None
     id: str = ""  # names this register: hosts that were given different ones find out
+    made: bool = False  # its tables were missing and are there now
 
     @property
     def held(self) -> Held | None:
@@ -348,15 +349,15 @@ class Register:
 
     def ask(self, deploy_id: str, write: str = "") -> Reply:
         """One question; makes the tables where there are none."""
-        for _ in range(2):
+        for again in (False, True):
             done = self.send(question(deploy_id, write), self.patience)
             reply = understand(self.app, done.returncode, done.stdout, done.stderr)
             if reply:
-                return reply
-            made = self.send(create(self.app), self.patience)
-            if made.returncode:
+                return dataclasses.replace(reply, made=again)
+            created = self.send(create(self.app), self.patience)
+            if created.returncode:
                 todo = "the role needs the right to create tables in its database"
-                raise Silent("the register's tables cannot be made", reason(made.stderr), todo)
+                raise Silent("the register's tables cannot be made", reason(created.stderr), todo)
         raise Silent("the register's tables are not there", "", "look at its database")
 
     def look(self, deploy_id: str = "") -> Reply:

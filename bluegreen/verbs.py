@@ -282,7 +282,9 @@ def register_verb(context: Context, params: Params) -> Answer:
         "generation": reply.generation,
     }
     latest = dataclasses.asdict(reply.latest) if reply.latest else None
-    return {"register": shown if params["action"] == "init" else {**shown, "latest": latest}}
+    if params["action"] == "init":
+        return {"register": shown, "made": reply.made}
+    return {"register": {**shown, "latest": latest}}
 
 
 def mark(context: Context, params: Params) -> Answer:

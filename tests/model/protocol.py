@@ -42,7 +42,7 @@ RULES = {
     "resume asks": "the next run undoes what it finds without asking",
     "provisional": "a host that gets no answer reverts for good",
     "fence": "an older generation is not refused",
-    "take raises fence": "taking the lease leaves the host's generation as it is",
+    "take raises fence": "taking the lease of a host alone leaves the host's generation as it is",
     "copy ends first": "a host's copy of the lease outlives the register's",
     "renewal asks": "an ended copy is renewed without asking whom the register names",
     "arm first": "the timer is armed after the switch",
@@ -309,6 +309,9 @@ class Model:
             if host.copy not in (0, me):
                 return
             taken, generation = register, host.fence + 1
+            if self.on("take raises fence"):
+                raised = host._replace(fence=generation)
+                yield Done("lease: generation raised, not taken [killed]", raised, register, False, True, how="killed")
         else:
             if register.holder not in (0, me) and not register.expired:
                 return  # held by another: refused, nothing changes; it may wait
@@ -318,7 +321,7 @@ class Model:
             yield Done("lease: no answer", host, register, False, True, how="silent")
             yield Done("lease: taken in the register, no answer", host, taken, False, True, how="lost")
         mine = host._replace(copy=me, newest=generation)
-        if self.on("take raises fence"):
+        if self.on("take raises fence") and not self.register:
             mine = mine._replace(fence=generation)
         if host.pending in (0, me):
             yield Done(f"lease: generation {generation}", mine, taken, fence=generation)

@@ -569,6 +569,26 @@ def test_a_reboot_while_the_register_is_silent(fleet: Any) -> None:
     assert b != a
 
 
+def test_a_reconcile_leads_nobody_to_a_colour_that_only_starts(fleet: Any) -> None:
+    """The register was silent during a boot, and answers when somebody types `reconcile`."""
+    a = deployed(fleet, 1)
+    run = Run(fleet, 2)
+    b = run.switch(2)
+    run.do(fleet.hosts[0], "decide", decision="COMMIT", release=b)
+    second = fleet.on(fleet.hosts[1])
+    fleet.cut = {"web2"}
+    second.boot()
+    second.system.failing[b] = ["MemoryError"]
+    fleet.cut = set()
+    answer = second.do("reconcile")
+    assert any("provisionally" in line for line in answer["done"])
+    assert second.routed() == {a: 100}
+    del second.system.failing[b]
+    fleet.pass_time(4)
+    assert second.routed() == {b: 100}
+    assert second.live() == b
+
+
 def test_reconcile_asks_for_five_seconds_in_all(fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     deployed(fleet, 1)
     fleet.register.silent = True

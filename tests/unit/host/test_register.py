@@ -117,6 +117,10 @@ def test_twenty_takes_at_once_have_one_winner(url: str) -> None:
     assert {reply.generation for reply in replies.values()} == {1}
 
 
+def test_who_made_the_tables_is_told(url: str) -> None:
+    assert [connected(url).look().made for _ in range(2)] == [True, False]
+
+
 def test_twenty_decisions_at_once_are_one(url: str) -> None:
     connected(url).take(wanted())
     replies: list[register.Reply] = []
@@ -137,6 +141,7 @@ def test_twenty_decisions_at_once_are_one(url: str) -> None:
 
 def test_a_lease_is_joined_renewed_and_given_back(url: str) -> None:
     here = connected(url)
+    here.look()  # makes the tables
     assert here.look() == register.Reply(False, None, 0, None, None, here.look().id)
     assert len(here.look().id) == 12
     first = here.take(wanted(fence=6))
