@@ -47,11 +47,17 @@ class Sample:
     seconds: float
     one_module_call: float
     last_bad_answer: float | None  # after the start of the command; rollbacks only
+    three_module_calls: float | None  # as many as a rollback needs; rollbacks only
 
     @property
     def ratio(self) -> float:
         """Of the command to the module call."""
         return self.seconds / self.one_module_call
+
+    @property
+    def floor(self) -> float | None:
+        """Of three module calls to one: no rollback of three calls can be below."""
+        return None if self.three_module_calls is None else self.three_module_calls / self.one_module_call
 
     @property
     def answer_ratio(self) -> float | None:
@@ -67,20 +73,22 @@ def spread(values: Sequence[float]) -> str:
 def table(samples: Sequence[Sample]) -> str:
     """The results as a Markdown table."""
     lines = [
-        "| hosts | SSH | command | pairs | seconds | one module call | ratio | last bad answer after | ratio of it |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| hosts | SSH | command | pairs | seconds | one module call | ratio | of three calls | last bad answer | of it |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     keys = {(one.hosts, one.connections, one.command) for one in samples}
     for key in sorted(keys, key=lambda key: (key[2] != "rollback", key[0], key[1])):
         group = [one for one in samples if (one.hosts, one.connections, one.command) == key]
         answers = [one.last_bad_answer for one in group if one.last_bad_answer is not None]
         ratios = [one.answer_ratio for one in group if one.answer_ratio is not None]
+        floors = [one.floor for one in group if one.floor is not None]
         cells = [
             *map(str, key),
             str(len(group)),
             spread([one.seconds for one in group]),
             spread([one.one_module_call for one in group]),
             spread([one.ratio for one in group]),
+            spread(floors),
             spread(answers),
             spread(ratios),
         ]
@@ -151,10 +159,10 @@ class Bench:
         variables = {"sha": self.fleet.shas[release], "watch": 0, "benchmark_round": self.round}
         return self.must("deploy", self.connecting(connections, self.fleet.playbook("deploy.yml", **variables)))
 
-    def one_module_call(self, connections: str) -> float:
-        """Seconds of the playbook that is compared with."""
-        playbook = self.fleet.playbook("benchmarks/one_module_call.yml")
-        return self.must("one module call", self.connecting(connections, playbook)).seconds
+    def module_calls(self, number: str, connections: str) -> float:
+        """Seconds of a playbook that is compared with: one module call or three."""
+        playbook = self.fleet.playbook(f"benchmarks/{number}_module_call{'' if number == 'one' else 's'}.yml")
+        return self.must(f"{number} module call(s)", self.connecting(connections, playbook)).seconds
 
     def measure(self, rounds: int) -> None:
         """A B A C for both kinds of connections, `rounds` times, under traffic."""
@@ -177,24 +185,25 @@ class Bench:
     def _pairs(self, load: Load, connections: str) -> None:
         hosts = len(self.fleet.app_servers)
         if connections == "warm":
-            self.one_module_call(connections)  # opens what the measured ones share
+            self.module_calls("one", connections)  # opens what the measured ones share
         bad = set(self.fleet.serving().values())
         if len(bad) != 1 or "" in bad:
             raise Failure(f"one release should answer everywhere, not {sorted(bad)}")
-        call = self.one_module_call(connections)
+        three = self.module_calls("three", connections)
+        call = self.module_calls("one", connections)
         ran = self.must("rollback", self.connecting(connections, self.fleet.playbook("rollback.yml")))
         time.sleep(1)
         seen = load.tally.releases.get(bad.pop())
         if seen is None:
             raise Failure("the load never saw the release that was rolled back")
         last = max(0.0, seen.last.monotonic - ran.started)
-        self.samples.append(Sample(hosts, connections, "rollback", ran.seconds, call, last))
+        self.samples.append(Sample(hosts, connections, "rollback", ran.seconds, call, last, three))
         wrong = self.fleet.not_serving(self.fleet.shas[OLD])
         if wrong:
             raise Failure(f"after the rollback {OLD} should answer, but {wrong[0]}")
-        call = self.one_module_call(connections)
+        call = self.module_calls("one", connections)
         ran = self.deploy(NEW, connections)
-        self.samples.append(Sample(hosts, connections, "deploy", ran.seconds, call, None))
+        self.samples.append(Sample(hosts, connections, "deploy", ran.seconds, call, None, None))
 
     def remove(self) -> None:
         """Removes the hosts and their secrets."""
@@ -219,7 +228,7 @@ def versions() -> dict[str, str]:
 def write(samples: Sequence[Sample], facts: dict[str, Any], folder: Path) -> None:
     """The results for people and for programs."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [asdict(one) | {"ratio": one.ratio, "answer_ratio": one.answer_ratio} for one in samples]
+    rows = [asdict(one) | {"ratio": one.ratio, "floor": one.floor, "answer_ratio": one.answer_ratio} for one in samples]
     (folder / "rollback.json").write_text(json.dumps(facts | {"samples": rows}, indent=2) + "\n", encoding="utf-8")
     made = facts["versions"]
     first = ", ".join(f"{seconds:.1f} s on {hosts} host(s)" for hosts, seconds in facts["first_deploy"].items())
@@ -231,8 +240,8 @@ How: [../README.md](../README.md).
 
 {table(samples)}
 
-Median (smallest–largest), in seconds of wall clock for the whole command; ratios are of pairs that ran one after the
-other.
+Median (smallest–largest), in seconds of wall clock for the whole command; ratios are to one module call that ran just before,
+*of three calls* is that of three such calls one after the other, *last bad answer* is counted from the start of the command.
 During all of it {facts["requests"]} requests were sent, of which {facts["failed"]} failed.
 The first deploy of a release, which also brings the artifact to the hosts, took {first}.
 
