@@ -73,7 +73,7 @@ def spread(values: Sequence[float]) -> str:
 def table(samples: Sequence[Sample]) -> str:
     """The results as a Markdown table."""
     lines = [
-        "| hosts | SSH | command | pairs | seconds | one module call | ratio | of three calls | last bad answer | of it |",
+        "| hosts | SSH | command | pairs | seconds | one call | ratio | of three calls | last bad answer | of it |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     keys = {(one.hosts, one.connections, one.command) for one in samples}
@@ -240,8 +240,8 @@ How: [../README.md](../README.md).
 
 {table(samples)}
 
-Median (smallest–largest), in seconds of wall clock for the whole command; ratios are to one module call that ran just before,
-*of three calls* is that of three such calls one after the other, *last bad answer* is counted from the start of the command.
+Median (smallest–largest), in seconds of wall clock for the whole command; ratios are to one module call that ran just
+before, *of three calls* is that of three such calls in a row, *last bad answer* counts from the start of the command.
 During all of it {facts["requests"]} requests were sent, of which {facts["failed"]} failed.
 The first deploy of a release, which also brings the artifact to the hosts, took {first}.
 
