@@ -23,7 +23,7 @@ from typing import Any
 import testinfra
 import yaml
 
-from support.example_fleet import release_at
+from support.example_fleet import VISITORS, release_at
 from support.load import Load, LoadThread, parse_profile, parse_target, summary
 
 REPO = Path(__file__).resolve().parents[2]
@@ -39,23 +39,7 @@ SSH_OPTIONS = (
 
 # What visitors do; nothing of it leaves anything behind in the database.
 VISITS: dict[str, list[dict[str, Any]]] = {
-    "orders": [
-        {"kind": "get", "path": "/", "weight": 20},
-        {"kind": "get", "path": "/healthz", "weight": 15},
-        {"kind": "get", "path": "/products/sidamo/", "weight": 5},
-        {"kind": "fresh", "path": "/accounts/login/", "weight": 10},
-        {
-            "kind": "post",
-            "path": "/api/quote/",
-            "body": '{"product": "sidamo", "quantity": 2}',
-            "content_type": "application/json",
-            "weight": 10,
-        },
-        {"kind": "asset", "path": "/", "weight": 5},
-        {"kind": "slow", "path": "/slow?seconds=2", "weight": 1},
-        {"kind": "slow", "path": "/stream?seconds=2", "weight": 1},
-        {"kind": "upload", "path": "/upload", "body": 65536, "seconds": 1, "weight": 1},
-    ],
+    "orders": VISITORS,
     "notes": [
         {"kind": "get", "path": "/", "weight": 20},
         {"kind": "fresh", "path": "/sign-in", "weight": 10},

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from support.common import CACHE, REPO, STATE, VENV, Failure
-from support.example_fleet import DOMAIN, Fleet, Ran, Runner
+from support.example_fleet import DOMAIN, VISITORS, Fleet, Ran, Runner
 from support.load import Load, LoadThread, parse_profile, parse_target
 
 HOME = CACHE / "demo"
@@ -29,27 +29,6 @@ FIRST, SECOND, BROKEN = "r1", "r2", "r3"
 MOST_EXTRA_SECONDS = 180.0  # how long traffic may go on only to reach the wanted number of requests
 QUIET_SECONDS = 10.0  # without a terminal, a long silent step says so this often
 FREE_MB = 4000
-
-# What visitors of the shop do; nothing of it leaves anything behind in the database.
-VISITORS: list[dict[str, Any]] = [
-    {"kind": "get", "path": "/", "weight": 20},
-    {"kind": "get", "path": "/products/sidamo/", "weight": 10},
-    {"kind": "get", "path": "/orders/", "weight": 5},
-    {"kind": "get", "path": "/healthz", "weight": 20},
-    {"kind": "fresh", "path": "/", "weight": 8},
-    {"kind": "fresh", "path": "/accounts/login/", "weight": 7},
-    {
-        "kind": "post",
-        "path": "/api/quote/",
-        "body": '{"product": "sidamo", "quantity": 2}',
-        "content_type": "application/json",
-        "weight": 15,
-    },
-    {"kind": "asset", "path": "/", "weight": 5},
-    {"kind": "slow", "path": "/slow?seconds=2", "weight": 1},
-    {"kind": "slow", "path": "/stream?seconds=2", "weight": 1},
-    {"kind": "upload", "path": "/upload", "body": 262144, "seconds": 1, "weight": 1},
-]
 
 
 @dataclass

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from support.common import REPO, STATE, Failure, program, run, write_atomic
 
@@ -29,6 +30,27 @@ DOMAIN = "orders.example.org"
 SETTINGS = REPO / "examples" / APP / "deploy"
 MARK = "# Written by scripts/demo or a benchmark; written anew each time.\n"
 MOST_APP_SERVERS = 9
+
+# What visitors of the shop do; nothing of it leaves anything behind in the database.
+VISITORS: list[dict[str, Any]] = [
+    {"kind": "get", "path": "/", "weight": 20},
+    {"kind": "get", "path": "/products/sidamo/", "weight": 10},
+    {"kind": "get", "path": "/orders/", "weight": 5},
+    {"kind": "get", "path": "/healthz", "weight": 20},
+    {"kind": "fresh", "path": "/", "weight": 8},
+    {"kind": "fresh", "path": "/accounts/login/", "weight": 7},
+    {
+        "kind": "post",
+        "path": "/api/quote/",
+        "body": '{"product": "sidamo", "quantity": 2}',
+        "content_type": "application/json",
+        "weight": 15,
+    },
+    {"kind": "asset", "path": "/", "weight": 5},
+    {"kind": "slow", "path": "/slow?seconds=2", "weight": 1},
+    {"kind": "slow", "path": "/stream?seconds=2", "weight": 1},
+    {"kind": "upload", "path": "/upload", "body": 262144, "seconds": 1, "weight": 1},
+]
 
 
 @dataclass(frozen=True)
