@@ -80,8 +80,10 @@ def test_a_deploy_and_a_rollback_lose_no_request(site: Deployment) -> None:
         site.must("rollback.yml")
 
 
-def test_a_renewed_certificate_is_served_after_provisioning(site: Deployment) -> None:
+def test_a_renewed_certificate_is_served_after_provisioning_and_costs_no_request(site: Deployment) -> None:
     certificate(site, "second")
-    site.provision()
-    shown = site.on("bare12", "openssl s_client -connect 127.0.0.1:443 </dev/null 2>&1 | grep -a -m1 subject=")
-    assert "second" in shown
+    with site.under_load(rate=100, urls=[f"https://{site.address('bare12')}"]):
+        site.provision()
+    peer = f"openssl s_client -connect 127.0.0.1:443 -servername {site.domain} </dev/null 2>&1"
+    assert "second" in site.on("bare12", f"{peer} | grep -a -m1 subject=")
+    assert site.on("bare12", "ls /run/nginx.closing 2>/dev/null || true") == ""
