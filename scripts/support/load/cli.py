@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from support.load.answers import APART
 from support.load.shapes import BadInput, Shape, parse_profile, parse_target
 from support.load.tally import Tally
 from support.load.traffic import Load
@@ -25,12 +26,16 @@ def summary(report: dict[str, Any]) -> str:
     lines = [
         f"{report['requests']} requests in {report['seconds']:.1f} s, {report['failed']} failed"
         + (f" ({by_class})" if by_class else "")
+        + "".join(f", {report[name]} {name}" for name in APART if report[name])
     ]
-    lines.append(f"{'kind':10}{'requests':>10}{'failed':>8}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'max ms':>9}")
+    lines.append(
+        f"{'kind':10}{'requests':>10}{'failed':>8}{'refused':>9}{'closed':>8}"
+        f"{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'max ms':>9}"
+    )
     for name, kind in report["kinds"].items():
         lines.append(
-            f"{name:10}{kind['requests']:>10}{kind['failed']:>8}{kind['p50_ms']:>9}{kind['p95_ms']:>9}"
-            f"{kind['p99_ms']:>9}{kind['max_ms']:>9}"
+            f"{name:10}{kind['requests']:>10}{kind['failed']:>8}{kind['refused']:>9}{kind['closed']:>8}"
+            f"{kind['p50_ms']:>9}{kind['p95_ms']:>9}{kind['p99_ms']:>9}{kind['max_ms']:>9}"
         )
     for url, place in report["targets"].items():
         lines.append(
@@ -64,6 +69,9 @@ def profile_from_options(options: argparse.Namespace) -> tuple[Shape, ...]:
         ("slow", options.slow_path, 2),
         ("upload", options.upload_path, 2),
         ("asset", options.asset_path, 5),
+        ("stream", options.stream_path, 2),
+        ("h2", options.h2_path, 20),
+        ("websocket", options.websocket_path, 1),
     ):
         if path:
             entries.append({"kind": kind, "path": path, "weight": weight})
@@ -90,6 +98,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--slow-path", default="", help="also GET this path, which takes long")
     result.add_argument("--upload-path", default="", help="also POST 256 KiB in pieces to this path")
     result.add_argument("--asset-path", default="", help="also read this page and the static files it names")
+    result.add_argument("--stream-path", default="", help="also GET this path, whose answer comes in chunks")
+    result.add_argument("--h2-path", default="", help="also GET this path by HTTP/2 (https:// only)")
+    result.add_argument("--websocket-path", default="", help="also hold two websockets open here that echo")
+    result.add_argument("--delay", type=float, default=0.0, help="milliseconds of round trip to add (0)")
     result.add_argument("--connections", type=int, default=8, help="kept-alive connections per URL (8)")
     result.add_argument("--timeout", type=float, default=30.0, help="seconds for one request (30)")
     result.add_argument(
@@ -117,6 +129,7 @@ def _load_from_options(options: argparse.Namespace, log: TextIO | None) -> Load:
         connections=options.connections,
         timeout=options.timeout,
         probe_token=token,
+        delay=options.delay,
         log=log,
     )
 

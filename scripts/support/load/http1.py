@@ -35,6 +35,7 @@ class Connection(asyncio.Protocol):
         self._status = 0
         self._release = ""
         self._keep = True
+        self._marked = True
         self._size = 0
         self._body: bytearray | None = None
         self._method = "GET"
@@ -99,7 +100,7 @@ class Connection(asyncio.Protocol):
         keep = self._keep and not self.closed and not self._buffer
         body = bytes(self._body) if self._body is not None else b""
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(Answer(self._status, self._release, self._size, body, keep))
+            self._waiter.set_result(Answer(self._status, self._release, self._size, body, keep, self._marked))
         if not keep:
             self.close()
 
@@ -208,7 +209,7 @@ class Connection(asyncio.Protocol):
                 raise Failed("malformed", f"Content-Length {length[:20]!r}", self._status)
             self._state, self._left = "body", int(length)
         else:
-            self._state, self._left, self._keep = "body", -1, False
+            self._state, self._left, self._keep, self._marked = "body", -1, False, False
 
     # -- use
 

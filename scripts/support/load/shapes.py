@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from support.common import Failure
 
-KINDS = ("get", "post", "fresh", "slow", "upload", "asset")
+KINDS = ("get", "post", "fresh", "slow", "upload", "asset", "stream", "h2", "websocket")
+LONG = ("slow", "upload", "stream", "websocket")  # take long by intention
 
 
 class BadInput(Failure):
@@ -27,9 +28,11 @@ class Shape:
     """One kind of request in the mix.
 
     kind: `get`, `post` (kept-alive), `fresh` (a new connection each), `slow` (kept-alive, expected to take long),
-    `upload` (a body sent in pieces), `asset` (a page is read, then one static file that it names).
-    body: text, or for an upload the number of bytes. weight: its share of the mix. expect: statuses that are right;
-    empty means every 2xx and 3xx.
+    `upload` (a body sent in pieces), `asset` (a page is read, then one static file that it names), `stream` (an answer
+    in chunks whose end must be marked), `h2` (HTTP/2 over TLS, any method), `websocket` (stays open for the whole run;
+    a word every `seconds` has to come back).
+    body: text, or for an upload and h2 the number of bytes, sent in pieces. weight: its share of the mix (a websocket
+    has none). expect: statuses that are right; empty means every 2xx and 3xx. ends: what the body must end with.
     """
 
     kind: str
@@ -39,7 +42,9 @@ class Shape:
     content_type: str = "application/x-www-form-urlencoded"
     weight: float = 1.0
     expect: tuple[int, ...] = ()
-    seconds: float = 0.5  # how long an upload takes to send
+    seconds: float = 0.5  # how long an upload takes to send; the time between two words on a websocket
+    ends: str = ""
+    connections: int = 2  # websockets for each target
 
     def expected(self, status: int) -> bool:
         """Whether this status is a right answer."""
@@ -59,7 +64,7 @@ def parse_profile(data: object) -> tuple[Shape, ...]:
 def _parse_shape(entry: object, where: str) -> Shape:
     if not isinstance(entry, dict):
         raise BadInput(f"{where}: must be an object with kind and path, not {type(entry).__name__}")
-    known = ("kind", "path", "method", "body", "content_type", "weight", "expect", "seconds")
+    known = ("kind", "path", "method", "body", "content_type", "weight", "expect", "seconds", "ends", "connections")
     unknown = sorted(set(entry) - set(known))
     if unknown:
         raise BadInput(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
@@ -73,8 +78,9 @@ def _parse_shape(entry: object, where: str) -> Shape:
     if method not in ("GET", "POST", "PUT", "PATCH", "DELETE"):
         raise BadInput(f"{where}: method is {method!r}; it must be GET, POST, PUT, PATCH or DELETE")
     body = entry.get("body", 262144 if kind == "upload" else "")
-    if isinstance(body, bool) or not isinstance(body, str if kind != "upload" else (str, int)):
-        raise BadInput(f"{where}: body must be text" + (" or a number of bytes" if kind == "upload" else ""))
+    counted = kind in ("upload", "h2")
+    if isinstance(body, bool) or not isinstance(body, (str, int) if counted else str):
+        raise BadInput(f"{where}: body must be text" + (" or a number of bytes" if counted else ""))
     weight, seconds = entry.get("weight", 1), entry.get("seconds", 0.5)
     for name, value in (("weight", weight), ("seconds", seconds)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -86,7 +92,18 @@ def _parse_shape(entry: object, where: str) -> Shape:
     content_type = entry.get("content_type", "application/octet-stream" if kind == "upload" else Shape.content_type)
     if not isinstance(content_type, str) or not re.fullmatch(r"[ -~]+", content_type):
         raise BadInput(f"{where}: content_type must be one line of text")
-    return Shape(kind, path, method, body, content_type, float(weight), tuple(expect), float(seconds))
+    ends, connections = _parse_ends(entry, where)
+    times = float(weight), tuple(expect), float(seconds)
+    return Shape(kind, path, method, body, content_type, *times, ends, connections)
+
+
+def _parse_ends(entry: dict[str, object], where: str) -> tuple[str, int]:
+    ends, connections = entry.get("ends", ""), entry.get("connections", 2)
+    if not isinstance(ends, str):
+        raise BadInput(f"{where}: ends must be text")
+    if isinstance(connections, bool) or not isinstance(connections, int) or not 1 <= connections <= 1000:
+        raise BadInput(f"{where}: connections is {connections!r}; it must be a number from 1 to 1000")
+    return ends, connections
 
 
 DEFAULT_PROFILE = (

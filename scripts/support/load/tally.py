@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from support.load.answers import FAILURES
-from support.load.shapes import Target
+from support.load.answers import APART, FAILURES
+from support.load.shapes import LONG, Target
 
 KEPT_FAILURES = 50
 
@@ -36,7 +36,7 @@ class Moment:
 
 @dataclass
 class Seen:
-    """When one release answered. `last_quick` leaves out kinds that are slow by intention (slow, upload)."""
+    """When one release answered. `last_quick` leaves out kinds that are slow by intention; the others, websockets."""
 
     answers: int
     first: Moment
@@ -49,6 +49,8 @@ class Seen:
 class _Kind:
     requests: int = 0
     failed: int = 0
+    refused: int = 0
+    closed: int = 0
     times: array[float] = field(default_factory=lambda: array("d"))
 
 
@@ -70,6 +72,7 @@ class Tally:
         self.requests = 0
         self.failed = 0
         self.classes = dict.fromkeys(FAILURES, 0)
+        self.apart = dict.fromkeys(APART, 0)
         self.kinds: dict[str, _Kind] = {}
         self.places = {target.url: _Place() for target in targets}
         self.releases: dict[str, Seen] = {}
@@ -100,6 +103,9 @@ class Tally:
             place.failed += 1
             if len(self.failures) < KEPT_FAILURES:
                 self.failures.append(record.as_json())
+        elif record.apart:
+            self.apart[record.apart] += 1
+            setattr(kind, record.apart, getattr(kind, record.apart) + 1)
         else:
             kind.times.append(record.ms)
             self._gap(place, record.answered.monotonic)
@@ -119,8 +125,10 @@ class Tally:
         if seen is None:
             seen = releases[record.release] = Seen(0, record.answered, record.answered)
         seen.answers += 1
+        if record.kind == "websocket":
+            return  # it stays with its release by intention, also after a switch
         seen.last = record.answered
-        if record.kind not in ("slow", "upload"):
+        if record.kind not in LONG:
             seen.last_quick = record.answered
         if seen.last_sent is None or record.sent.monotonic > seen.last_sent.monotonic:
             seen.last_sent = record.sent
@@ -142,6 +150,7 @@ class Tally:
             "seconds": round(seconds, 3),
             "requests": self.requests,
             "failed": self.failed,
+            **self.apart,
             "per_second": round(self.requests / seconds, 1) if seconds > 0 else 0.0,
             "failed_by_class": {name: count for name, count in self.classes.items() if count},
             "kinds": {name: _kind_report(kind) for name, kind in sorted(self.kinds.items())},
@@ -170,6 +179,8 @@ def _kind_report(kind: _Kind) -> dict[str, object]:
     return {
         "requests": kind.requests,
         "failed": kind.failed,
+        "refused": kind.refused,
+        "closed": kind.closed,
         "p50_ms": round(quantile(ordered, 0.50), 1),
         "p95_ms": round(quantile(ordered, 0.95), 1),
         "p99_ms": round(quantile(ordered, 0.99), 1),
@@ -205,6 +216,7 @@ class Record:
     size: int = 0
     nth: int = 1  # which request on its connection
     failure: str = ""
+    apart: str = ""  # refused or closed: neither failed nor answered
     detail: str = ""
 
     @property
@@ -227,10 +239,12 @@ class Record:
             "release": self.release,
             "bytes": self.size,
             "nth_on_connection": self.nth,
-            "ok": not self.failure,
+            "ok": not self.failure and not self.apart,
         }
         if self.failure:
             line |= {"failure": self.failure, "detail": self.detail}
+        if self.apart:
+            line |= {"apart": self.apart, "detail": self.detail}
         return line
 
 

@@ -12,14 +12,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from support.load.answers import Failed
+from support.load.answers import Answer, Apart, Failed
 from support.load.http1 import Connection
 from support.load.shapes import DEFAULT_PROFILE, BadInput, Mix, Shape, Target
 from support.load.tally import Record, Tally, clock
 
+if TYPE_CHECKING:  # their libraries are missing where only the other kinds are sent
+    from support.load.http2 import Headers, Multiplexed
+    from support.load.websocket import Exchange
+
+P = TypeVar("P", bound=asyncio.Protocol)
 PROBE_HEADER = "X-Bluegreen-Probe"
 UPLOAD_PIECES = 16
 GROWTH = 8  # so many times the wanted connections may stay open after a busy moment
@@ -34,12 +40,22 @@ class _Pool:
         self.idle: deque[Connection] = deque()
 
 
+class _Lanes:
+    """The HTTP/2 connections to one target: few, each with many requests at once."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.open: list[Multiplexed] = []
+        self.opening = asyncio.Lock()
+
+
 class Load:
     """Steady traffic on several targets.
 
     rate: requests per second over all targets together. connections: kept-alive connections held per target.
     timeout: seconds for one whole request. probe_token: sent as X-Bluegreen-Probe, so that answers name their release.
-    log: an open text file for one JSON line per request.
+    log: an open text file for one JSON line per request. delay: milliseconds of round trip that are added to the way.
+    h2_connections: HTTP/2 connections held per target.
     """
 
     def __init__(
@@ -53,6 +69,8 @@ class Load:
         probe_token: str = "",
         most_in_flight: int = 500,
         log: TextIO | None = None,
+        delay: float = 0.0,
+        h2_connections: int = 2,
     ) -> None:
         if not targets:
             raise BadInput("no target; give at least one base URL, for example http://10.0.0.11")
@@ -60,11 +78,22 @@ class Load:
             raise BadInput(f"rate is {rate:g}; it must be above 0 and at most 5000 requests a second")
         if probe_token and not re.fullmatch(r"[!-~]+", probe_token):
             raise BadInput("the probe token must be one word without blanks")
+        if not 0 <= delay <= 10_000:
+            raise BadInput(f"delay is {delay:g}; it must be from 0 to 10000 milliseconds of round trip")
+        plain = next((target.url for target in targets if target.scheme != "https"), None)
+        if plain and any(shape.kind == "h2" for shape in profile):
+            raise BadInput(f"{plain}: requests of kind h2 are sent over TLS only; give an https:// URL")
         self.targets = tuple(targets)
         self.rate = rate
+        self.delay = delay
         self.timeout = timeout
         self.tally = Tally(self.targets, clock)
-        self._mixes = {target.url: Mix(profile) for target in self.targets}
+        steady = [shape for shape in profile if shape.kind != "websocket"]
+        self._mixes = {target.url: Mix(steady) for target in self.targets} if steady else {}
+        self._held = [shape for shape in profile if shape.kind == "websocket"]
+        self._places = {target.url: (target.address, target.port) for target in self.targets}
+        self._lanes: dict[str, _Lanes] = {}
+        self._h2_size = h2_connections
         self._pools = {target.url: _Pool(connections) for target in self.targets}
         self._probe_token = probe_token
         self._room = most_in_flight
@@ -78,6 +107,10 @@ class Load:
         # Test hosts have certificates of their own; what is measured here is availability, not identity.
         self._tls.check_hostname = False
         self._tls.verify_mode = ssl.CERT_NONE
+        self._tls2 = ssl.create_default_context()
+        self._tls2.check_hostname = False
+        self._tls2.verify_mode = ssl.CERT_NONE
+        self._tls2.set_alpn_protocols(["h2"])
 
     def stop(self) -> None:
         """Ends the traffic: nothing new is sent, what is in flight is awaited. Callable from any thread."""
@@ -92,11 +125,30 @@ class Load:
         self._stop = asyncio.Event()
         if self._stopped_early:
             self._stop.set()
+        async with contextlib.AsyncExitStack() as stack:
+            if self.delay:
+                await self._lengthen(stack)
+            await self._send_until(seconds, until, self._stop)
+        return self.tally.report()
+
+    async def _lengthen(self, stack: contextlib.AsyncExitStack) -> None:
+        """A delaying proxy before each target."""
+        from support.load.delay import DelayProxy
+
+        for target in self.targets:
+            proxy = DelayProxy((target.address, target.port), self.delay / 1000)
+            self._places[target.url] = await proxy.start()
+            stack.push_async_callback(proxy.close)
+
+    async def _send_until(self, seconds: float | None, until: Callable[[], bool] | None, stop: asyncio.Event) -> None:
+        assert self._loop is not None
+        self._lanes = {target.url: _Lanes(self._h2_size) for target in self.targets}
         self.tally.start()
+        visitors = self._visitors(stop)
         started = self.tally.started.monotonic
         tasks: set[asyncio.Task[None]] = set()
         due, looked, turn = started, started, 0
-        while not self._stop.is_set():
+        while not stop.is_set():
             now = time.monotonic()
             if seconds is not None and now - started >= seconds:
                 break
@@ -104,8 +156,8 @@ class Load:
                 looked = now
                 if until():
                     break
-            if now < due:
-                await asyncio.sleep(min(due - now, 0.2))
+            if now < due or not self._mixes:
+                await asyncio.sleep(min(due - now, 0.2) if now < due else 0.05)
                 continue
             due = self._next_due(due, now)
             if len(tasks) >= self._room:
@@ -117,13 +169,56 @@ class Load:
             task = self._loop.create_task(self._one(target, self._mixes[target.url].next()))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-        if tasks:
-            await asyncio.wait(tasks, timeout=2 * self.timeout + 5)
+        stop.set()
+        if tasks | visitors:
+            await asyncio.wait(tasks | visitors, timeout=2 * self.timeout + 5)
         self.tally.end()
         for pool in self._pools.values():
             while pool.idle:
                 pool.idle.popleft().close()
-        return self.tally.report()
+        for lanes in self._lanes.values():
+            for lane in lanes.open:
+                lane.close()
+
+    def _visitors(self, stop: asyncio.Event) -> set[asyncio.Task[None]]:
+        """Those who hold a websocket open."""
+        tasks: set[asyncio.Task[None]] = set()
+        if not self._held:
+            return tasks
+        from support.load.websocket import Visitor
+
+        assert self._loop is not None
+        for target in self.targets:
+            for shape in self._held:
+                for _ in range(shape.connections):
+                    visitor = Visitor(
+                        target,
+                        shape,
+                        self._places[target.url],
+                        headers={PROBE_HEADER: self._probe_token} if self._probe_token else {},
+                        tls=self._tls,
+                        timeout=self.timeout,
+                        stop=stop,
+                        clock=clock,
+                        tell=partial(self._exchanged, target, shape),
+                    )
+                    tasks.add(self._loop.create_task(visitor.run()))
+        return tasks
+
+    def _exchanged(self, target: Target, shape: Shape, exchange: Exchange) -> None:
+        """Counts a handshake or a word on a websocket."""
+        record = Record(target.url, shape.kind, shape.method, shape.path, exchange.sent, clock(), exchange.status)
+        record.release, record.size, record.nth = exchange.release, exchange.size, exchange.nth
+        if isinstance(exchange.problem, Failed):
+            record.failure, record.detail = exchange.problem.category, str(exchange.problem)
+        elif exchange.problem is not None:
+            record.apart, record.detail = exchange.problem.outcome, str(exchange.problem)
+        self._count(record)
+
+    def _count(self, record: Record) -> None:
+        self.tally.add(record)
+        if self._log is not None:
+            self._log.write(json.dumps(record.as_json()) + "\n")
 
     def _next_due(self, due: float, now: float) -> float:
         if now - due > 1.0:  # a stalled machine must not be followed by a burst
@@ -135,7 +230,7 @@ class Load:
         if shape.kind == "asset":
             await self._asset(target, shape)
         else:
-            await self._request(target, shape, keep_body=False)
+            await self._request(target, shape, keep_body=bool(shape.ends))
 
     async def _asset(self, target: Target, shape: Shape) -> None:
         """Reads the page, then one of the static files it names, as a browser does."""
@@ -150,31 +245,76 @@ class Load:
         sent = clock()
         record = Record(target.url, shape.kind, shape.method, shape.path, sent, sent)
         body = b""
-        connection: Connection | None = None
         try:
             async with asyncio.timeout(self.timeout):
-                connection = await self._connection(target, fresh=shape.kind == "fresh")
-                record.nth = connection.used + 1
-                head, pieces, pause = self._encode(target, shape)
-                # No await between the look at an idle connection and the sending on it.
-                answer = await connection.ask(head, pieces, pause, keep_body, shape.method)
+                ask = self._ask_h2 if shape.kind == "h2" else self._ask
+                answer = await ask(target, shape, record, keep_body)
             record.status, record.release, record.size, body = answer.status, answer.release, answer.size, answer.body
-            if not shape.expected(answer.status):
-                record.failure, record.detail = "status", f"status {answer.status}"
-            self._give_back(target, connection, answer.keep)
-            connection = None
+            record.failure, record.detail = wrong(shape, answer)
         except Failed as failure:
             record.failure, record.detail, record.status = failure.category, str(failure), failure.status
+        except Apart as end:
+            record.apart, record.detail = end.outcome, str(end)
         except TimeoutError:
             record.failure, record.detail = "timeout", f"no complete answer within {self.timeout:g} s"
-        finally:
-            if connection is not None:
-                self._give_back(target, connection, keep=False)
         record.answered = clock()
-        self.tally.add(record)
-        if self._log is not None:
-            self._log.write(json.dumps(record.as_json()) + "\n")
+        self._count(record)
         return body
+
+    async def _ask(self, target: Target, shape: Shape, record: Record, keep_body: bool) -> Answer:
+        connection = await self._connection(target, fresh=shape.kind == "fresh")
+        keep = False
+        try:
+            record.nth = connection.used + 1
+            head, pieces, pause = self._encode(target, shape)
+            # No await between the look at an idle connection and the sending on it.
+            answer = await connection.ask(head, pieces, pause, keep_body, shape.method)
+            keep = answer.keep
+            return answer
+        finally:
+            self._give_back(target, connection, keep)
+
+    async def _ask_h2(self, target: Target, shape: Shape, record: Record, keep_body: bool) -> Answer:
+        headers, pieces, pause = self._encode_h2(target, shape)
+        lane = await self._lane(target)
+        # No await between the look at the connection and the sending on it.
+        record.nth = lane.used + 1
+        return await lane.ask(headers, pieces, pause, keep_body)
+
+    async def _lane(self, target: Target) -> Multiplexed:
+        """An HTTP/2 connection that takes a request now: the least busy one, or a new one."""
+        from support.load.http2 import Multiplexed
+
+        lanes = self._lanes[target.url]
+        async with lanes.opening:
+            self.tally.replaced += sum(1 for lane in lanes.open if lane.closed and not lane.going)
+            lanes.open = [lane for lane in lanes.open if not lane.closed]
+            ready = [lane for lane in lanes.open if lane.usable()]
+            held = sum(1 for lane in lanes.open if not lane.going)
+            if held < lanes.size or not ready:
+                try:
+                    _, lane = await self._connect(Multiplexed, target, self._tls2)
+                except OSError as error:
+                    if isinstance(error, TimeoutError):
+                        raise
+                    raise Failed("connect", str(error)) from error
+                if lane.closed:
+                    raise Failed("connect", "no HTTP/2: the server did not agree to it, or closed at once")
+                self.tally.connections += 1
+                lanes.open.append(lane)
+                ready = [lane]
+        return min(ready, key=lambda lane: lane.under_way)
+
+    async def _connect(
+        self, factory: Callable[[], P], target: Target, tls: ssl.SSLContext
+    ) -> tuple[asyncio.BaseTransport, P]:
+        assert self._loop is not None
+        address, port = self._places[target.url]
+        secure = target.scheme == "https"
+        name = target.host.partition(":")[0] if secure else None
+        return await self._loop.create_connection(
+            factory, address, port, ssl=tls if secure else None, server_hostname=name
+        )
 
     async def _connection(self, target: Target, fresh: bool) -> Connection:
         pool = self._pools[target.url]
@@ -186,16 +326,9 @@ class Load:
                 connection.close()
                 pool.open -= 1
                 self.tally.replaced += 1
-        assert self._loop is not None
         pool.open += 0 if fresh else 1
         try:
-            _, connection = await self._loop.create_connection(
-                Connection,
-                target.address,
-                target.port,
-                ssl=self._tls if target.scheme == "https" else None,
-                server_hostname=target.host.partition(":")[0] if target.scheme == "https" else None,
-            )
+            _, connection = await self._connect(Connection, target, self._tls)
         except (OSError, asyncio.CancelledError) as error:
             pool.open -= 0 if fresh else 1
             if isinstance(error, OSError) and not isinstance(error, TimeoutError):
@@ -232,10 +365,39 @@ class Load:
                 self._heads[target.url, shape] = head
         if shape.kind != "upload":
             return head, (), 0.0
-        size = max(1, math.ceil(length / UPLOAD_PIECES))
-        data = text.encode() or b"x" * length
-        pieces = [data[start : start + size] for start in range(0, length, size)]
-        return head, pieces, shape.seconds / max(1, len(pieces))
+        return head, *in_pieces(text.encode() or b"x" * length, shape.seconds)
+
+    def _encode_h2(self, target: Target, shape: Shape) -> tuple[Headers, Iterable[bytes], float]:
+        """The same for HTTP/2; only a body given by its length is sent slowly."""
+        body = shape.body.encode() if isinstance(shape.body, str) else b"x" * shape.body
+        lines = [(":method", shape.method), (":scheme", target.scheme), (":authority", target.host)]
+        lines += [(":path", shape.path), ("user-agent", "bluegreen-load"), ("accept", "*/*")]
+        if self._probe_token:
+            lines.append((PROBE_HEADER.lower(), self._probe_token))
+        if body or shape.method != "GET":
+            lines += [("content-type", shape.content_type), ("content-length", str(len(body)))]
+        headers = [(name.encode(), value.encode()) for name, value in lines]
+        if isinstance(shape.body, str):
+            return headers, (body,) if body else (), 0.0
+        return headers, *in_pieces(body, shape.seconds)
+
+
+def in_pieces(data: bytes, seconds: float) -> tuple[list[bytes], float]:
+    """A body in the pieces in which it is sent, and the seconds between them."""
+    size = max(1, math.ceil(len(data) / UPLOAD_PIECES))
+    pieces = [data[start : start + size] for start in range(0, len(data), size)]
+    return pieces, seconds / max(1, len(pieces))
+
+
+def wrong(shape: Shape, answer: Answer) -> tuple[str, str]:
+    """What is wrong with a complete answer: category and detail, both empty if nothing is."""
+    if not shape.expected(answer.status):
+        return "status", f"status {answer.status}"
+    if shape.kind == "stream" and not answer.marked:
+        return "truncated", "it ended with the connection: nobody can tell whether it is whole"
+    if shape.ends and not answer.body.endswith(shape.ends.encode()):
+        return "truncated", f"the body ends with {answer.body[-20:]!r}, not with {shape.ends!r}"
+    return "", ""
 
 
 class LoadThread:
