@@ -1,5 +1,6 @@
 """The application from the outside: python manage.py test --settings shop.settings_test"""
 
+import asyncio
 import hashlib
 import os
 from datetime import timedelta
@@ -16,6 +17,7 @@ from kombu.exceptions import OperationalError
 
 from orders.models import Order, Product
 from orders.tasks import confirm_order, confirm_waiting
+from shop.asgi import application
 from shop.environment import database
 
 
@@ -98,6 +100,29 @@ class WorkTest(TestCase):
     def test_silent_workers_are_reported(self) -> None:
         with mock.patch("orders.tasks.heartbeat.apply_async"), mock.patch("orders.health.PATIENCE", 0):
             self.assertEqual(self.client.get("/workers").status_code, 503)
+
+
+class WebsocketTest(SimpleTestCase):
+    def talk(self, path: str) -> list[str]:
+        words = [{"type": f"websocket.{kind}", "text": "flat white"} for kind in ("connect", "receive", "disconnect")]
+        said: list[str] = []
+
+        async def receive() -> dict[str, str]:
+            return words.pop(0)
+
+        async def send(message: dict[str, str]) -> None:
+            said.append(message.get("text") or message["type"])
+
+        asyncio.run(application({"type": "websocket", "path": path}, receive, send))
+        return said
+
+    def test_a_websocket_gives_back_what_it_gets(self) -> None:
+        self.assertEqual(self.talk("/ws/echo"), ["websocket.accept", "flat white"])
+
+    def test_no_other_address_has_one(self) -> None:
+        self.assertEqual(self.talk("/"), ["websocket.close"])
+        with override_settings(DIAGNOSTICS=False):
+            self.assertEqual(self.talk("/ws/echo"), ["websocket.close"])
 
 
 class AccountTest(TransactionTestCase):
