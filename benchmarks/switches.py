@@ -235,8 +235,8 @@ How: [../README.md](../README.md).
 {overview(found)}
 
 *refused*: HTTP/2 requests that the server, by GOAWAY or REFUSED_STREAM, said it had not looked at. *closed*: websockets
-that were ended with the code 1001 or 1012, which asks the visitor to come back. *old one after it*: whether a request that was
-sent after every host had switched was answered by the release before.
+that were ended with the code 1001 or 1012, which asks the visitor to come back. *old one after it*: whether a request
+that was sent after every host had switched was answered by the release before.
 
 ## By kind
 
