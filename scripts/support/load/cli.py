@@ -92,7 +92,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--until-file", metavar="FILE", help="run until this file exists")
     result.add_argument("--report", metavar="FILE", help="write the summary as JSON")
     result.add_argument("--log", metavar="FILE", help="write one JSON line for each request")
-    result.add_argument("--profile", metavar="FILE", help="JSON list of {kind, path, method, body, weight, expect}")
+    result.add_argument(
+        "--profile",
+        metavar="FILE",
+        help="JSON list of {kind, path, method, body, weight, expect, seconds, ends, connections}",
+    )
     result.add_argument("--path", default="/", help="what GETs ask for (/)")
     result.add_argument("--post-path", default="", help="also POST to this path")
     result.add_argument("--slow-path", default="", help="also GET this path, which takes long")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections import deque
 from collections.abc import Coroutine
@@ -159,6 +160,9 @@ class DelayProxy:
 
     async def start(self) -> tuple[str, int]:
         """Where to connect."""
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        with contextlib.suppress(ValueError, OSError):  # three files for each connection are soon more than 1024
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._server = await self.loop.create_server(lambda: _Entrance(self), "127.0.0.1", 0, backlog=4096)
         address, port = self._server.sockets[0].getsockname()[:2]
         return str(address), int(port)

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # their libraries are missing where only the other kinds are 
 P = TypeVar("P", bound=asyncio.Protocol)
 PROBE_HEADER = "X-Bluegreen-Probe"
 UPLOAD_PIECES = 16
+LIBRARIES = {"h2": "h2", "websocket": "websockets"}
 GROWTH = 8  # so many times the wanted connections may stay open after a busy moment
 
 
@@ -83,6 +85,9 @@ class Load:
         plain = next((target.url for target in targets if target.scheme != "https"), None)
         if plain and any(shape.kind == "h2" for shape in profile):
             raise BadInput(f"{plain}: requests of kind h2 are sent over TLS only; give an https:// URL")
+        for kind, library in LIBRARIES.items():
+            if any(shape.kind == kind for shape in profile) and not find_spec(library):
+                raise BadInput(f"requests of kind {kind} need the Python package {library}: run scripts/setup")
         self.targets = tuple(targets)
         self.rate = rate
         self.delay = delay

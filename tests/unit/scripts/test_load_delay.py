@@ -106,7 +106,7 @@ def test_a_round_trip_takes_the_delay_and_a_new_connection_one_more() -> None:
     assert all(0.06 <= one < 0.115 for one in others), others
 
 
-def test_thousands_of_connections_and_none_is_left() -> None:
+def test_hundreds_of_connections_at_once_and_none_is_left() -> None:
     open_now = 0
 
     async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -126,14 +126,14 @@ def test_thousands_of_connections_and_none_is_left() -> None:
             return right
 
         right = 0
-        for start in range(0, 2000, 500):
+        for start in range(0, 1500, 500):
             right += sum(await asyncio.gather(*(one(number) for number in range(start, start + 500))))
         until = time.monotonic() + 10
         while open_now and time.monotonic() < until:
             await asyncio.sleep(0.02)
         return right
 
-    assert beside(counted, 0.005, work) == 2000
+    assert beside(counted, 0.005, work) == 1500
     assert open_now == 0
 
 

@@ -307,6 +307,15 @@ def test_http2_needs_tls() -> None:
         tool.Load([tool.parse_target("http://127.0.0.1:1")], profile=[tool.Shape("h2", "/")])
 
 
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("support.load.traffic.find_spec", lambda name: None)
+    target = tool.parse_target("https://127.0.0.1:1")
+    for kind, library in (("h2", "h2"), ("websocket", "websockets")):
+        with pytest.raises(Failure, match=f"package {library}: run scripts/setup"):
+            tool.Load([target], profile=[tool.Shape(kind, "/")])
+    tool.Load([target], profile=[tool.Shape("stream", "/")])
+
+
 def test_frames_are_cut_as_they_arrive() -> None:
     whole = GoAwayFrame(stream_id=0, last_stream_id=7, error_code=2).serialize()
     buffer = bytearray()
