@@ -56,7 +56,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "asgi": {
         "app_wsgi": "",
         "app_asgi": "shop.asgi:application",
-        "app_extra_requirements": ["gunicorn>=23,<28", "uvicorn>=0.34", "uvicorn-worker>=0.3", "websockets>=13"],
+        "app_extra_requirements": ["gunicorn>=23,<28", "uvicorn>=0.34,<1", "uvicorn-worker>=0.3,<1", "websockets>=13"],
     },
 }
 

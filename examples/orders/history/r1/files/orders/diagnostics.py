@@ -1,12 +1,14 @@
 """Slow answers and uploads, for practising deploys; closed by DIAGNOSTICS=0."""
 
+import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import wraps
 
 from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
 from django.http import Http404, HttpRequest, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.csrf import csrf_exempt
@@ -49,14 +51,22 @@ def slow(request: HttpRequest) -> HttpResponseBase:
 def stream(request: HttpRequest) -> HttpResponseBase:
     """Send a line every 0.2 s; the last one says "end", so that a cut stream is recognised."""
 
-    def lines() -> Iterator[str]:
-        steps = int(seconds(request) * 5)
-        for step in range(steps):
-            yield f"{step} version {VERSION}\n"
+    lines = [f"{step} version {VERSION}\n" for step in range(int(seconds(request) * 5))]
+
+    def slowly() -> Iterator[str]:
+        for line in lines:
+            yield line
             time.sleep(0.2)
         yield "end\n"
 
-    return StreamingHttpResponse(lines(), content_type="text/plain; charset=utf-8", headers={"X-Accel-Buffering": "no"})
+    async def slowly_async() -> AsyncIterator[str]:  # of the other kind Django would send everything at the end
+        for line in lines:
+            yield line
+            await asyncio.sleep(0.2)
+        yield "end\n"
+
+    content = slowly_async() if isinstance(request, ASGIRequest) else slowly()
+    return StreamingHttpResponse(content, content_type="text/plain; charset=utf-8", headers={"X-Accel-Buffering": "no"})
 
 
 @csrf_exempt  # Nothing is kept and no session is looked at.

@@ -102,6 +102,17 @@ class WorkTest(TestCase):
             self.assertEqual(self.client.get("/workers").status_code, 503)
 
 
+class StreamTest(SimpleTestCase):
+    def test_a_stream_comes_line_by_line_and_says_its_end(self) -> None:
+        answer = self.client.get("/stream?seconds=0.4")
+        self.assertEqual([line[:1] for line in answer], [b"0", b"1", b"e"])
+
+    async def test_it_does_so_under_asgi(self) -> None:
+        answer = await self.async_client.get("/stream?seconds=0.4")
+        self.assertTrue(answer.is_async)
+        self.assertEqual([line[:1] async for line in answer], [b"0", b"1", b"e"])
+
+
 class WebsocketTest(SimpleTestCase):
     def talk(self, path: str) -> list[str]:
         words = [{"type": f"websocket.{kind}", "text": "flat white"} for kind in ("connect", "receive", "disconnect")]
