@@ -287,8 +287,8 @@ def test_what_the_server_refused_is_counted_apart(certificate: Path, path: str, 
 def test_what_was_accepted_before_goaway_is_awaited_and_the_rest_goes_to_a_new_connection(certificate: Path) -> None:
     report = h2(certificate, tool.Shape("h2", "/goaway-after"), seconds=0.5, h2_connections=1)
     assert report["failed"] == 0, report["failures"]
-    assert report["refused"] + report["kinds"]["h2"]["requests"] > report["refused"], "most are answered"
     assert len(H2Server.made) > 1
+    assert report["requests"] - report["refused"] >= len(H2Server.made), "the one that each GOAWAY names is answered"
     assert sum(len(one.asked) for one in H2Server.made) == report["requests"]
 
 
