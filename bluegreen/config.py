@@ -83,6 +83,16 @@ class Paths:
         return self.state / "route"
 
     @property
+    def journal(self) -> Path:
+        """When the route was replaced, and by what."""
+        return self.state / "route.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What nginx writes of each request."""
+        return self.root / "var/log/nginx" / f"{self.app}.json.log"
+
+    @property
     def records(self) -> Path:
         return self.state / "records"
 

@@ -5,14 +5,18 @@ Why links and no reload: docs/architecture.md. `links` decides, `write` acts.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from bluegreen import files
-from bluegreen.config import SLOTS, Paths, other
+from bluegreen.config import COLOURS, SLOTS, Paths, other
 
 KEPT_GENERATIONS = 5
+KEPT_CHANGES = 100
 
 
 def links(paths: Paths, live: str, share: int, statics: dict[str, str], fallback: bool) -> dict[str, str]:
@@ -59,8 +63,12 @@ def prepare(paths: Paths, content: dict[str, str]) -> str:
 
 
 def use(paths: Paths, generation: str) -> None:
-    """Follow a generation: traffic moves at the rename. The oldest generations go."""
+    """Follow a generation: traffic moves at the rename, and the journal says when. The oldest generations go."""
+    content, begun = read_links(paths.routes / generation), time.time()
     files.replace_symlink(paths.route, f"routes/{generation}")
+    # when the link itself was made: syncing the directory may take long
+    at = min(time.time(), max(begun, os.lstat(paths.route).st_ctime))
+    note(paths, {"from": begun, "at": at, "slots": slots(content, paths), "generation": generation})
     for old in sorted(int(path.name) for path in paths.routes.iterdir() if path.name.isdigit())[:-KEPT_GENERATIONS]:
         files.remove_tree(paths.routes / str(old))
 
@@ -68,9 +76,44 @@ def use(paths: Paths, generation: str) -> None:
 def read(paths: Paths) -> dict[str, str] | None:
     """The links of the current generation, or None where there is none."""
     try:
-        return {entry.name: os.readlink(entry.path) for entry in os.scandir(paths.route) if entry.is_symlink()}
+        return read_links(paths.route)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def read_links(directory: Path) -> dict[str, str]:
+    """The links in a directory: name → target."""
+    return {entry.name: os.readlink(entry.path) for entry in os.scandir(directory) if entry.is_symlink()}
+
+
+def slots(content: dict[str, str], paths: Paths) -> str:
+    """The first letter of each slot's colour, in order."""
+    letters = {str(paths.socket(colour)): colour[0] for colour in COLOURS}
+    return "".join(letters.get(content.get(f"s{slot:02}", ""), "-") for slot in range(SLOTS))
+
+
+def note(paths: Paths, entry: dict[str, Any]) -> None:
+    """Add a replacement to the journal, by which requests are attributed. It is no state: it may lose a line."""
+    with contextlib.suppress(OSError):
+        kept = paths.journal.read_bytes().splitlines(keepends=True) if paths.journal.exists() else []
+        line = json.dumps(entry).encode() + b"\n"
+        if len(kept) < 2 * KEPT_CHANGES:
+            with paths.journal.open("ab") as stream:
+                stream.write(line)
+        else:
+            aside = paths.journal.with_name(".route.jsonl")
+            aside.write_bytes(b"".join([*kept[-KEPT_CHANGES:], line]))
+            aside.rename(paths.journal)
+
+
+def journal(paths: Paths) -> list[dict[str, Any]]:
+    """The latest replacements, oldest first; a line cut short by a power failure is left out."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in paths.journal.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return [entry for entry in found if isinstance(entry, dict)]
 
 
 def current_generation(paths: Paths) -> str | None:

@@ -287,6 +287,15 @@ def register_verb(context: Context, params: Params) -> Answer:
     return {"register": {**shown, "latest": latest}}
 
 
+def measure(context: Context, params: Params) -> Answer:
+    """What visitors got, by colour, from nginx's log."""
+    from bluegreen import traffic  # only a canary and a watch need it
+
+    if params["max_bytes"] < traffic.MAX_LINE:
+        raise bad_input(f"max_bytes must be at least {traffic.MAX_LINE}")
+    return traffic.measure(context, params)
+
+
 def mark(context: Context, params: Params) -> Answer:
     """Remember a release as bad, or forgive it."""
     if context.state.record(params["release"]) is None:
@@ -357,6 +366,11 @@ VERBS: dict[str, Verb] = {
         "kind": Param(str, "deploy", choices=("deploy", "rollback")), "fresh": Param(bool, False, "ask the release once more before")}),
     "extend": Verb(lambda c, p: switch.extend(c, p["ttl"], p["release"]), "move the deadline of a pending switch", {
         "ttl": Param(float, 60.0), "release": Param(str, None)}),
+    "measure": Verb(measure, "what visitors got, by colour", {
+        "during": Param(float, 0.0, "seconds to wait first"), "window": Param(float, 0.0, "the last seconds instead of all since the switch"),
+        "cursor": Param(dict, None, "where the last reading ended", data=True), "groups": Param(list, [], "groups of paths", data=True),
+        "known": Param(list, [], "groups from before", data=True), "strict": Param(bool, False, "a log that cannot be read is an error"),
+        "max_bytes": Param(int, 16 << 20)}, changes=False),
     "decide": Verb(decide, "write what becomes of a deploy, whoever is first, or learn it", {
         "decision": Param(str, required=True, choices=("COMMIT", "ABORT")), "release": Param(str, ""), "why": Param(str, ""),
         "without": Param(list, [], "hosts that were left out", data=True)}),
