@@ -296,6 +296,15 @@ class State:
                 entries.append(json.loads(line))
         return entries
 
+    def reverts_in_a_row(self) -> int:
+        """How many releases were reverted as bad since one was confirmed."""
+        count = 0
+        for entry in reversed(self.history(500)):
+            if entry.get("event") == "confirm":
+                break
+            count += entry.get("event") == "revert" and entry.get("bad") is True
+        return count
+
     @contextlib.contextmanager
     def lock(self, verb: str, wait: float) -> Iterator[None]:
         """One change at a time on this host. Waits up to `wait` seconds, then says who is at work."""

@@ -154,6 +154,7 @@ def status(context: Context, brief: bool = False, ask: bool = True) -> dict[str,
         "drift": drift,
         "outdated": outdated.read(context) is not None,
         "register": register,
+        "reverts": 0 if brief else state.reverts_in_a_row(),
         "processes": rows,
     }
 

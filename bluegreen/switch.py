@@ -392,9 +392,8 @@ def undo(context: Context, pending: Pending, why: str, bad: bool) -> None:
         mark(context, pending.release, "bad", why)
     state.clear_pending()
     deadman.disarm(context.app, pending.timer)
-    state.append_history(
-        "revert", release=pending.release, sha=pending.sha, why=why, deploy_id=context.deploy_id or pending.deploy_id
-    )
+    deploy_id = context.deploy_id or pending.deploy_id
+    state.append_history("revert", release=pending.release, sha=pending.sha, why=why, bad=bad, deploy_id=deploy_id)
     if live:
         processes.start_early(context, live.colour)
 

@@ -25,7 +25,7 @@ from typing import Any
 from bluegreen import privileges, release, route
 from bluegreen.config import COLOURS, Paths
 from bluegreen.context import Context
-from bluegreen.errors import bad_input, refused
+from bluegreen.errors import BluegreenError, bad_input, refused
 
 Line = Mapping[str, Any]
 Tally = dict[str, Any]
@@ -398,8 +398,13 @@ def measure(context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
         found["colours"] = fold(found["colours"], params["known"])
         return {**found, "cursor": behind, "rest": left, "lines": len(lines)}
 
+    found: dict[str, Any]
     try:
-        found: dict[str, Any] = privileges.call(work, timeout=60)
+        found = privileges.call(work, timeout=30)
+    except BluegreenError as problem:
+        if params["strict"]:
+            raise
+        return {"unreadable": str(problem)}  # a verdict is missing then; the run goes on
     finally:
         for part in parts:
             os.close(part.descriptor)

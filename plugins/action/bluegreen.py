@@ -26,7 +26,7 @@ from plugins.module_utils import bluegreen_inputs as inputs_of  # noqa: E402
 from plugins.module_utils.bluegreen_fleet import Fleet  # noqa: E402
 from plugins.module_utils.bluegreen_hostvars import read_fleet  # noqa: E402
 
-CHANGING = ("stage", "migrate", "start", "switch", "confirm", "revert", "settle")
+CHANGING = ("stage", "migrate", "start", "canary", "switch", "confirm", "revert", "settle")
 PAUSE = 1.0  # seconds between two attempts to take a lease
 REMIND = 15.0  # seconds between two lines that say who is waited for
 
@@ -45,11 +45,18 @@ class ActionModule(ActionBase):
         fleet = read_fleet(task_vars["hostvars"], task_vars.get("ansible_play_hosts_all") or [host])
         if args["phase"] in fleets.PHASES and not fleet.inputs.get("deploy_id"):
             return {**result, **refuse_limit()}
+        began = time.time()
         answer = self._phase(args, fleet, host, task_vars)
+        result |= {"began": began, "ended": time.time()}
         secret = calls.session_of(answer["results"]) if args["phase"] == "smoke" else None
         result |= answer | {"phase": args["phase"], "host": host, "results": calls.without_secrets(answer["results"])}
-        if args["phase"] == "watch":
-            result["watched"] = fleet.watched(host) + max(0.5, calls.seconds_of(answer))
+        if args["phase"] in fleets.WATCHED:
+            result |= fleets.carry(fleet, args["phase"], host, answer)
+            result["results"].pop("measure", None)  # it is in the sums now
+            # the answer of the round before gives way to this one
+            result["first_began"] = next(
+                (one["first_began"] for one in fleet.of(args["phase"], host) if "first_began" in one), began
+            )
         result["changed"] = not fleet.check and args["phase"] in CHANGING and bool(answer["results"])
         if secret:
             # the other hosts use it; nothing may print it

@@ -25,6 +25,7 @@ if ROOT not in sys.path:
 
 from plugins.filter.bluegreen_settings import settings_problems  # noqa: E402
 from plugins.module_utils import bluegreen_artifacts as artifacts  # noqa: E402
+from plugins.module_utils import bluegreen_fleet as fleets  # noqa: E402
 from plugins.module_utils import bluegreen_inputs as asked  # noqa: E402
 from plugins.module_utils.bluegreen_inputs import Refused  # noqa: E402
 
@@ -36,6 +37,9 @@ TYPED = (
     "to",
     "watch",
     "canary",
+    "inconclusive",
+    "report",
+    "after_reverts",
     "retry_bad",
     "command",
     "format",
@@ -101,7 +105,7 @@ class ActionModule(ActionBase):
         return found | more
 
     def _deploy(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
-        asked.check_canary(given["canary"])
+        rounds = watching(given, settings)
         store = Path(str(settings.get("artifact_store") or Path(ROOT) / "artifacts")).expanduser()
         if "://" in str(settings.get("artifact_store") or ""):
             raise Refused(
@@ -117,7 +121,12 @@ class ActionModule(ActionBase):
         return {
             "sha": manifest["sha"],
             "what": f"deploy {manifest['sha'][:12]}",
-            "watch": asked.check_seconds("watch", given["watch"], float(settings.get("rollout_watch") or 0)),
+            **rounds,
+            "judge": judging(given, settings),
+            "after_reverts": asked.check_flag("after_reverts", given["after_reverts"]),
+            "max_reverts": int(settings.get("rollout_max_reverts") or 0),
+            "report": asked.check_path("report", given["report"]),
+            "report_dir": str(settings.get("rollout_report_dir") or ""),
             "retry_bad": asked.check_flag("retry_bad", given["retry_bad"]),
             "min_free_mb": int(settings.get("rollout_min_free_mb") or 0),
             "proven": asked.signs_in(settings.get("app_smoke")),
@@ -132,14 +141,25 @@ class ActionModule(ActionBase):
         }
 
     def _rollback(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
-        asked.check_canary(given["canary"])
+        if asked.check_canary(given["canary"]):
+            raise Refused(
+                f"canary={asked.show(given['canary'])} is not for a rollback",
+                "it goes back to a release that visitors know",
+                "leave canary out",
+            )
         if given["schema"]:
             raise Refused(
                 "schema=… is not available yet", "this version leaves the database as it is", "leave schema out"
             )
         to = asked.check_target(given["to"])
         what = f"rollback to {to}" if to else "rollback"
-        return {"to": to, "what": what, "watch": asked.check_seconds("watch", given["watch"], 0.0)}
+        return {
+            "to": to,
+            "what": what,
+            "watch": asked.check_seconds("watch", given["watch"], 0.0),
+            "report": asked.check_path("report", given["report"]),
+            "report_dir": str(settings.get("rollout_report_dir") or ""),
+        }
 
     def _status(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
         if given["html"]:
@@ -168,6 +188,33 @@ class ActionModule(ActionBase):
         return {"command": str(command), "what": f"manage {str(command).split()[0]}"}
 
 
+def watching(given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The steps of the canary and the seconds of each, and of the watch after the switch. Raises Refused.
+
+    With a canary `-e watch=` is how long each of its steps is judged; without one, the watch.
+    """
+    chosen = given["canary"] if given["canary"] not in (None, "") else settings.get("rollout_canary_steps")
+    steps = asked.check_canary(chosen)
+    usual, usual_step = float(settings.get("rollout_watch") or 0), float(settings.get("rollout_canary_watch") or 60)
+    seconds = asked.check_seconds("watch", given["watch"], usual_step if steps else usual)
+    if not steps:
+        return {"canary": [], "canary_watch": 0.0, "watch": seconds}
+    return {"canary": steps, "canary_watch": asked.check_canary_watch(seconds, fleets.ROUND), "watch": usual}
+
+
+def judging(given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings judge_* without their prefix; what is not set has its default where it is used. Raises Refused."""
+    usual = str(settings.get("judge_inconclusive") or "revert")
+    numbers = ("max_error_share", "max_p95", "error_budget", "latency_factor", "min_requests")
+    found: dict[str, Any] = {
+        name: float(settings[f"judge_{name}"]) for name in numbers if settings.get(f"judge_{name}") not in (None, "")
+    }
+    if "min_requests" in found:
+        found["min_requests"] = int(found["min_requests"])
+    inconclusive = asked.check_choice("inconclusive", given["inconclusive"], ("go_on", "revert"), usual)
+    return found | {"groups": settings.get("judge_groups") or [], "inconclusive": inconclusive}
+
+
 def read_settings(variables: Any, full: bool) -> dict[str, Any]:
     """The settings of one app server, worked out. Raises Refused naming the one that cannot be.
 
@@ -175,7 +222,7 @@ def read_settings(variables: Any, full: bool) -> dict[str, Any]:
     """
     from plugins.filter.bluegreen_settings import SETTINGS
 
-    names = [*SETTINGS] if full else ["app_name", "migration_host"]
+    names = [*SETTINGS] if full else ["app_name", "migration_host", "rollout_report_dir"]
     found = {}
     for name in names:
         if name not in variables:

@@ -12,6 +12,7 @@ ROOT = str(Path(__file__).resolve().parents[2])
 if ROOT not in sys.path:
     sys.path.append(ROOT)
 
+from plugins.module_utils import bluegreen_report as report  # noqa: E402
 from plugins.module_utils import bluegreen_text as text  # noqa: E402
 from plugins.module_utils.bluegreen_hostvars import raw, read_fleet, read_inputs  # noqa: E402
 from plugins.module_utils.bluegreen_inputs import plain  # noqa: E402
@@ -45,6 +46,8 @@ class ActionModule(ActionBase):
             found["plan"] = plan
             if inputs.get("plan_out"):
                 lines += write(inputs["plan_out"], text.as_json(plan))
+        if target := report.path(inputs):
+            lines += write(target, text.as_json(report.build(fleet, found)))
         return result | ending(found, lines)
 
 
@@ -60,6 +63,7 @@ def ending(found: dict[str, Any], lines: list[str]) -> dict[str, Any]:
 def write(path: str, content: str) -> list[str]:
     """Write a file for the person who asked. Returns a line that says so, or why not."""
     try:
+        Path(path).expanduser().parent.mkdir(parents=True, exist_ok=True)
         Path(path).expanduser().write_text(content, encoding="utf-8")
     except OSError as problem:
         return [f"{path} could not be written: {problem.strerror}"]

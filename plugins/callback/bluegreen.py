@@ -110,6 +110,9 @@ class CallbackModule(DefaultCallback):
         if task.action in C._ACTION_ALL_INCLUDES:
             return  # what it includes speaks for itself
         role = task._role.get_name() if task._role else ""
+        section = self.section
+        if task.action in C._ACTION_DEBUG and section is not None and section.phase and section.role == role:
+            return  # a line between two rounds of one phase
         key = self.play_name if is_phase(task) else role or self.play_name
         if self.section is None or self.section.key != key:
             self.finish()
@@ -126,7 +129,11 @@ class CallbackModule(DefaultCallback):
             super().v2_runner_on_ok(result)
         self.take(result)
         if not self.verbose and result.task.action in C._ACTION_DEBUG:
-            self.show(f"  note  {text.one_line(result.result.get('msg', ''))}", C.COLOR_WARN)
+            line = text.one_line(result.result.get("msg", ""))
+            if section_is_phase(self.section):
+                self.show(f"    {line}")
+            else:
+                self.show(f"  note  {line}", C.COLOR_WARN)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if self.verbose:
@@ -196,7 +203,7 @@ class CallbackModule(DefaultCallback):
         """Note an answer. True if it speaks for itself at the end of the run."""
         answer = result.result
         section = self.section
-        if section is not None:
+        if section is not None and not (section.phase and result.task.action in C._ACTION_DEBUG):
             section.add(result.host.get_name(), answer)
         if "outcome" in answer:
             self.outcome, self.lines = answer["outcome"], list(answer.get("lines") or [])

@@ -1,4 +1,5 @@
-"""Filters `bluegreen_runs` and `bluegreen_hosts`: where a phase runs, given what all hosts have answered so far."""
+"""Where a phase runs, given what all hosts have answered so far (`bluegreen_runs`, `bluegreen_hosts`), and what a round
+of a canary or watch was like (`bluegreen_round`)."""
 
 from __future__ import annotations
 
@@ -40,8 +41,13 @@ def hosts(hostvars: Any, phase: str, part: str = "") -> list[str]:
     return bluegreen_fleet.phase_hosts(fleet, phase, part) or NOBODY
 
 
+def round_line(hostvars: Any, phase: str) -> str:
+    """`hostvars | bluegreen_round('canary')`: what a person reads after a round; empty if there is nothing to say."""
+    return bluegreen_fleet.round_line(read_fleet(hostvars, []), phase)
+
+
 class FilterModule:
     """Ansible looks for this class."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"bluegreen_runs": runs, "bluegreen_hosts": hosts}
+        return {"bluegreen_runs": runs, "bluegreen_hosts": hosts, "bluegreen_round": round_line}

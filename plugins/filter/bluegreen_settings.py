@@ -55,6 +55,7 @@ RESERVED = {
 WORDS = {
     str: "a string",
     int: "a whole number",
+    float: "a number",
     bool: "true or false",
     dict: "a mapping (name: value)",
     list: "a list",
@@ -111,6 +112,17 @@ SETTINGS: dict[str, tuple[type, str, bool]] = {
     "rollout_lease_cap": (int, ROLLOUT, False),
     "rollout_min_free_mb": (int, ROLLOUT, False),
     "rollout_process_settle": (int, ROLLOUT, False),
+    "rollout_canary_steps": (list, ROLLOUT, False),
+    "rollout_canary_watch": (int, ROLLOUT, False),
+    "rollout_max_reverts": (int, ROLLOUT, False),
+    "rollout_report_dir": (str, ROLLOUT, False),
+    "judge_groups": (list, ROLLOUT, False),
+    "judge_max_error_share": (float, ROLLOUT, False),
+    "judge_max_p95": (float, ROLLOUT, False),
+    "judge_error_budget": (float, ROLLOUT, False),
+    "judge_min_requests": (int, ROLLOUT, False),
+    "judge_latency_factor": (float, ROLLOUT, False),
+    "judge_inconclusive": (str, ROLLOUT, False),
     "artifact_store": (str, ROLLOUT, False),
     "app_secrets": (dict, SECRETS, False),
     "database_password": (str, SECRETS, False),
@@ -139,6 +151,8 @@ LEAST = {
     "rollout_smoke_timeout": 1,
     "rollout_lease_ttl": 1,
     "rollout_lease_cap": 1,
+    "rollout_canary_watch": 5,
+    "judge_min_requests": 1,
 }
 
 APP_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
@@ -175,6 +189,10 @@ def is_of(value: object, kind: type) -> bool:
     if kind is int:
         return (isinstance(value, int) and not isinstance(value, bool)) or (
             isinstance(value, str) and re.fullmatch(r"[0-9]+", value) is not None
+        )
+    if kind is float:
+        return (isinstance(value, (int, float)) and not isinstance(value, bool)) or (
+            isinstance(value, str) and re.fullmatch(r"[0-9]+(\.[0-9]+)?", value) is not None
         )
     if kind is bool:
         return isinstance(value, bool) or value in ("true", "false", "True", "False")
@@ -239,6 +257,7 @@ def describe(value: object) -> str:
         (bool, WORDS[bool]),
         (str, WORDS[str]),
         (int, WORDS[int]),
+        (float, WORDS[float]),
         (Mapping, WORDS[dict]),
         (list, "a list"),
     ):
@@ -386,6 +405,44 @@ def check_checks(known: Mapping[str, Any]) -> Iterator[str]:
                 yield wrong(setting, f"entry {number} needs a path that begins with a slash: {{path: /}}")
 
 
+def check_judging(known: Mapping[str, Any]) -> Iterator[str]:
+    steps = known.get("rollout_canary_steps", [])
+    if not all(is_of(step, int) and int(step) % 5 == 0 and 5 <= int(step) <= 95 for step in steps):
+        yield wrong("rollout_canary_steps", "must have shares of 5 to 95 percent in steps of 5, such as [5, 25]")
+    elif [int(step) for step in steps] != sorted({int(step) for step in steps}):
+        yield wrong("rollout_canary_steps", "must rise: each step routes more visitors than the last")
+    for name in ("judge_max_error_share", "judge_error_budget"):
+        if name in known and not 0 < float(known[name]) < 1:
+            yield wrong(name, f"is {known[name]}; it must be a share between 0 and 1, such as 0.05 for 5 percent")
+    if float(known.get("judge_max_p95", 0)) < 0:
+        yield wrong("judge_max_p95", "must be seconds, or 0 for no limit")
+    if float(known.get("judge_latency_factor", 2)) <= 1:
+        yield wrong("judge_latency_factor", "must be above 1: how many times slower a release may not be")
+    if known.get("judge_inconclusive", "revert") not in ("revert", "go_on"):
+        yield wrong("judge_inconclusive", f"is {known['judge_inconclusive']!r}; it must be revert or go_on")
+    for number, group in enumerate(known.get("judge_groups", []), 1):
+        yield from check_group(number, group)
+
+
+def check_group(number: int, group: object) -> Iterator[str]:
+    paths = group.get("paths") if isinstance(group, Mapping) else None
+    if (
+        not isinstance(group, Mapping)
+        or not isinstance(group.get("name"), str)
+        or not isinstance(paths, (list, tuple))
+        or not all(isinstance(path, str) and path[:1] in ("/", "^") for path in paths)
+        or set(group) - {"name", "paths"}
+    ):
+        example = "{name: shop, paths: [/orders/, '^/p/[0-9]+$']}"
+        yield wrong("judge_groups", f"entry {number} must look like {example}")
+        return
+    for path in paths:
+        try:
+            re.compile(path)
+        except re.error as problem:
+            yield wrong("judge_groups", f"entry {number}: {path!r} is not a regular expression ({problem})")
+
+
 def check_accounts(known: Mapping[str, Any]) -> Iterator[str]:
     for name in ("provision_user", "deploy_user"):
         if name in known and not ACCOUNT.fullmatch(known[name]):
@@ -427,6 +484,7 @@ CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...] = (
     check_environment,
     check_processes,
     check_checks,
+    check_judging,
     check_accounts,
     check_register,
     check_lease,

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from plugins.module_utils import bluegreen_judge as judging
 from plugins.module_utils.bluegreen_inputs import Refused
 
 Result = Mapping[str, Any]
 
 PHASES = (
     "preflight", "stage", "plan_migrations", "migrate", "start", "smoke",
-    "switch", "watch", "confirm", "revert", "settle",
+    "canary", "switch", "watch", "confirm", "revert", "settle",
 )  # fmt: skip
 TITLES = {"plan_migrations": "Plan migrations"}
 # the variables in which the roles register answers: __<phase>_<part>
@@ -26,13 +28,15 @@ PARTS = ("first", "rest", "result")
 SINGLE = ("plan_migrations", "migrate")  # run on the migration host only
 ROLLBACK_SKIPS = ("stage", "plan_migrations", "migrate")
 DRY = ("preflight", "stage", "plan_migrations")  # what --check runs
-REVERTIBLE = ("switch", "watch", "confirm")
+REVERTIBLE = ("canary", "switch", "watch", "confirm")
 CHECK_FAILED = 4  # of the host tool's exit statuses
 REFUSALS = (2, 3, 5, 6, 7, 75)  # those after which nothing was changed
 MAX_SKEW = 60.0  # seconds between a host's clock and the controller's
 MIN_FREE_INODES = 2  # percent
-ROUND = 5.0  # seconds of a round of the watch: a host that breaks in it is found by its end
+ROUND = 5.0  # seconds of a round of a canary or watch: a host that breaks in it is found by its end
 ROUNDS = 60  # a long watch has longer rounds instead of more
+WINDOW = 300.0  # seconds before a switch that a watch is compared with, at most
+WATCHED = ("canary", "watch")  # phases that go on in rounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +101,31 @@ class Fleet:
         """Whether any host took part in a phase."""
         return any(self.of(phase, host) for host in self.hosts)
 
+    def sums(self, phase: str, host: str) -> Mapping[str, Any]:
+        """What a host has measured in the rounds of a canary's step or of the watch; empty before the first."""
+        return read_sums(next((result["judged"] for result in self.of(phase, host) if "judged" in result), "{}"))
+
+    @functools.cached_property
+    def canary(self) -> judging.Verdict:
+        """The verdict on the canary's step so far."""
+        return judge_step(self)
+
+    @functools.cached_property
+    def watch(self) -> judging.Verdict:
+        """The verdict on the watch so far."""
+        return judge_watch(self)
+
     @functools.cached_property
     def target(self) -> Mapping[str, Any]:
         """A rollback's target {release, sha}. Raises Refused."""
         return choose_target({host: self.status(host) for host in self.hosts}, self.inputs.get("to"))
+
+
+@functools.lru_cache(maxsize=256)
+def read_sums(text: str) -> Mapping[str, Any]:
+    """What `carry` wrote. It is kept as text: Ansible looks at every part of a variable, again for each host."""
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def build(inputs: Mapping[str, Any], hosts: Sequence[str], variables: Mapping[str, Mapping[str, Any]]) -> Fleet:
@@ -156,6 +181,8 @@ def lost_hosts(fleet: Fleet, phase: str) -> list[Problem]:
     wanted = (fleet.migration_host,) if phase in SINGLE else fleet.hosts
     if phase in ("revert", "settle"):
         return []
+    if phase == "canary":
+        wanted = tuple(canary_hosts(fleet))
     return [
         Problem(phase, host, "gave no answer", "it was lost from the play", "ansible-playbook status.yml")
         for host in wanted
@@ -169,7 +196,10 @@ def judgements(fleet: Fleet, phase: str) -> list[Problem]:
         return judge_preflight(fleet)
     if phase == "stage":
         return judge_stage(fleet)
-    return []
+    if phase == "canary" and canary_position(fleet)[0] < len(canary_steps(fleet)):
+        cut = Problem(phase, "", "the canary was cut short", "its rounds ended before its time", "the same again")
+        return judge_traffic(fleet, phase) or [cut]
+    return judge_traffic(fleet, phase) if phase in WATCHED else []
 
 
 def judge_preflight(fleet: Fleet) -> list[Problem]:
@@ -197,7 +227,7 @@ def judge_preflight(fleet: Fleet) -> list[Problem]:
     found = found or judge_lease(fleet)
     if found:
         return found
-    return judge_target(fleet) if fleet.rollback else judge_bad(fleet)
+    return judge_target(fleet) if fleet.rollback else judge_bad(fleet) or judge_reverts(fleet)
 
 
 def judge_lease(fleet: Fleet) -> list[Problem]:
@@ -315,6 +345,42 @@ def judge_bad(fleet: Fleet) -> list[Problem]:
     ]
 
 
+def judge_reverts(fleet: Fleet) -> list[Problem]:
+    """Refuse a deploy after several that were reverted: what all releases depend on may be broken."""
+    most, count = int(fleet.inputs.get("max_reverts") or 0), reverts(fleet)
+    if not most or count < most or fleet.inputs.get("after_reverts"):
+        return []
+    what = f"the last {count} deploys were reverted" if count > 1 else "the last deploy was reverted"
+    why = "a database or service that every release uses may be the reason (rollout_max_reverts)"
+    todo = f"look at it, then the same again: -e sha={sha(fleet)[:12]} -e after_reverts=true"
+    return [Problem("preflight", "", what, why, todo)]
+
+
+def reverts(fleet: Fleet) -> int:
+    """Releases that were reverted as bad since one was confirmed."""
+    return max((int(fleet.status(host).get("reverts") or 0) for host in fleet.hosts), default=0)
+
+
+def judge_traffic(fleet: Fleet, phase: str) -> list[Problem]:
+    """What visitors got: a release that fails goes back, and so does a canary of which too little is known."""
+    verdict = fleet.canary if phase == "canary" else fleet.watch
+    reasons = verdict.reasons or ("",)
+    why = (
+        " · ".join(reasons[1:]) or f"judged by {judging.counted(judging.requests(verdict.new), 'request')} of visitors"
+    )
+    if verdict.verdict == judging.FAIL:
+        return [Problem(phase, "", reasons[0], why, code=CHECK_FAILED)]
+    if verdict.verdict == judging.INCONCLUSIVE and phase == "canary" and not goes_on(fleet):
+        todo = "a longer canary or a larger share (-e canary=25 -e watch=300), or -e inconclusive=go_on"
+        return [Problem(phase, "", f"the canary is inconclusive: {reasons[0]}", why, todo)]
+    return []
+
+
+def goes_on(fleet: Fleet) -> bool:
+    """Whether a canary without a verdict is taken for a pass."""
+    return judge_settings(fleet).get("inconclusive") == "go_on"
+
+
 def judge_stage(fleet: Fleet) -> list[Problem]:
     """Whether one artifact and one configuration became one release everywhere."""
     found = {
@@ -413,10 +479,12 @@ def moved(fleet: Fleet) -> list[str]:
     """Hosts whose visitors this run has moved, or of which that is not known: a refusal alone moves nobody."""
     found = []
     for host in fleet.hosts:
-        answers = fleet.of("switch", host)
-        refused = any((answer.get("error") or {}).get("code") in REFUSALS for answer in answers)
-        if answers and (fleet.step("switch", host, "route") or not refused):
-            found.append(host)
+        for phase in ("canary", "switch"):
+            answers = fleet.of(phase, host)
+            refused = any((answer.get("error") or {}).get("code") in REFUSALS for answer in answers)
+            routed = fleet.step(phase, host, "route") or fleet.sums(phase, host)
+            if answers and (routed or not refused) and host not in found:
+                found.append(host)
     return found
 
 
@@ -449,8 +517,11 @@ def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
     blocked = problems(fleet, phase)
     if part == "rest":
         blocked += host_problems(fleet, phase, fleet.migration_host)
-    if phase == "watch":  # another round, as long as nobody has failed in one
+    if phase in WATCHED and fleet.ran(phase):  # another round, as long as nobody has failed in one
         blocked += [problem for each in fleet.hosts for problem in host_problems(fleet, phase, each)]
+        blocked += judge_traffic(fleet, phase)
+    if phase == "canary" and host not in canary_hosts(fleet):
+        return False
     return not blocked and wanted(fleet, phase)
 
 
@@ -473,6 +544,8 @@ def wanted(fleet: Fleet, phase: str) -> bool:
         return False
     if phase == "migrate":
         return bool(pending_migrations(fleet))
+    if phase == "canary":
+        return bool(canary_hosts(fleet)) and canary_position(fleet)[0] < len(canary_steps(fleet))
     if phase == "watch":
         return min(fleet.watched(host) for host in fleet.hosts) < watch_seconds(fleet) - 0.5
     return True
@@ -492,11 +565,154 @@ def holds(fleet: Fleet, condition: str, host: str) -> bool:
         return bool(fleet.of("start", host)) and not committed(fleet)
     if condition == "drift":
         return bool(fleet.status(host).get("drift"))
+    if condition == "canary":
+        return bool(canary_steps(fleet))
+    if condition in ("new_share", "same_share"):
+        return canary_position(fleet)[1] == (condition == "new_share")
+    if condition == "judged":
+        return judged(fleet)
     if condition == "lease_named":
         return bool(fleet.inputs.get("lease"))
     if condition == "had_live":
         return bool(fleet.status(host).get("live")) and not fleet.status(host).get("outdated")
     raise ValueError(f"{condition} is not a condition")
+
+
+# canary and watch
+
+
+def judge_settings(fleet: Fleet) -> Mapping[str, Any]:
+    """The settings judge_* of this run, without their prefix."""
+    found = fleet.inputs.get("judge")
+    return found if isinstance(found, Mapping) else {}
+
+
+def judged(fleet: Fleet) -> bool:
+    """Whether what visitors get is judged: not in a rollback, where the window before is a bad release's."""
+    return (
+        bool(judge_settings(fleet)) and not fleet.rollback and (watch_seconds(fleet) > 0 or bool(canary_steps(fleet)))
+    )
+
+
+def canary_steps(fleet: Fleet) -> list[int]:
+    """The shares of the canary, in percent and rising; none without one, and in a rollback."""
+    return [] if fleet.rollback else [int(share) for share in fleet.inputs.get("canary") or []]
+
+
+def canary_seconds(fleet: Fleet) -> float:
+    """How long each step of the canary is judged."""
+    return float(fleet.inputs.get("canary_watch") or 0)
+
+
+def canary_hosts(fleet: Fleet) -> list[str]:
+    """The hosts that share their visitors: those with a live release that is not this one already."""
+    if not canary_steps(fleet):
+        return []
+    wanted = release(fleet)
+    return [
+        host
+        for host in fleet.hosts
+        if holds(fleet, "had_live", host) and fleet.status(host)["live"].get("release") != wanted
+    ]
+
+
+def canary_position(fleet: Fleet) -> tuple[int, bool]:
+    """The step of the next round, counted from 0, and whether it begins with it."""
+    sums = [fleet.sums("canary", host) for host in canary_hosts(fleet)]
+    if not sums or not all(sums):
+        return 0, True
+    step = min(int(found["step"]) for found in sums)
+    return (step + 1, True) if canary_spent(fleet) >= canary_seconds(fleet) - 0.5 else (step, False)
+
+
+def canary_spent(fleet: Fleet) -> float:
+    """Seconds that the step has lasted on every host."""
+    return min((float(fleet.sums("canary", host).get("spent") or 0) for host in canary_hosts(fleet)), default=0.0)
+
+
+def rounds_of(seconds: float) -> int:
+    """How many rounds a step or watch has, about."""
+    return max(1, -int(-seconds // max(ROUND, seconds / ROUNDS)))
+
+
+def judge_step(fleet: Fleet) -> judging.Verdict:
+    """The verdict on the canary's step so far, from all hosts' rounds."""
+    seconds, spent = canary_seconds(fleet), canary_spent(fleet)
+    steps, done = len(canary_steps(fleet)), spent >= seconds - 0.5
+    plan = judging.Plan(seconds, spent, rounds_of(seconds), max(1, steps), done)
+    parts = [fleet.sums("canary", host) for host in canary_hosts(fleet)]
+    return judging.judge_canary(parts, judging.limits(judge_settings(fleet)), plan)
+
+
+def judge_watch(fleet: Fleet) -> judging.Verdict:
+    """The verdict on the watch so far, against the window before the switch."""
+    if not judged(fleet):
+        return judging.Verdict(judging.PASS)
+    seconds, spent = watch_seconds(fleet), min(fleet.watched(host) for host in fleet.hosts)
+    plan = judging.Plan(seconds, spent, rounds_of(seconds), 1, spent >= seconds - 0.5)
+    parts = [fleet.sums("watch", host) for host in fleet.hosts]
+    return judging.judge_watch(parts, window_before(fleet), judging.limits(judge_settings(fleet)), plan)
+
+
+def window_before(fleet: Fleet) -> list[Mapping[str, Any]]:
+    """What visitors got from each host's live release before the switch, by group of paths."""
+    found = []
+    for host in fleet.hosts:
+        colours = fleet.step("switch", host, "before").get("colours") or {}
+        found.append(colours.get(judging.other(new_colour(fleet, host))) or {})
+    return found
+
+
+def new_colour(fleet: Fleet, host: str) -> str:
+    """The colour of the new release on a host; empty before it was routed."""
+    for phase in ("switch", "canary"):
+        found = fleet.step(phase, host, "route").get("colour") or fleet.sums(phase, host).get("colour")
+        if found:
+            return str(found)
+    return ""
+
+
+def carry(fleet: Fleet, phase: str, host: str, answer: Result) -> dict[str, Any]:
+    """What a round adds to what its host has measured: {watched, judged}. `fleet`: before this round."""
+    results, took = answer.get("results") or {}, max(0.5, float(answer.get("seconds") or 0))
+    found: dict[str, Any] = {"watched": fleet.watched(host) + took} if phase == "watch" else {}
+    earlier, measured = fleet.sums(phase, host), results.get("measure")
+    if not isinstance(measured, Mapping):
+        return found | ({"judged": json.dumps(earlier)} if earlier else {})
+    step, begins = canary_position(fleet) if phase == "canary" else (0, not earlier)
+    share = canary_steps(fleet)[step] if phase == "canary" else 100
+    colour = str((results.get("route") or {}).get("colour") or new_colour(fleet, host))
+    before: Mapping[str, Any] = {} if begins else earlier
+    factor = judging.limits(judge_settings(fleet)).latency_factor
+    sums = judging.add_round(before, measured.get("colours") or {}, colour, factor)
+    spent = float(before.get("spent") or 0) + took
+    roles = {"new": colour, "live": judging.other(colour)}
+    one: dict[str, Any] = {
+        role: judging.merge((measured.get("colours") or {}).get(name, {}).values()) for role, name in roles.items()
+    }
+    one |= {"share": share, "spent": round(spent, 1), "at": measured.get("until")}
+    kept = {
+        **sums,
+        "step": step,
+        "share": share,
+        "spent": spent,
+        "colour": colour,
+        "cursor": measured.get("cursor") or earlier.get("cursor"),
+        "unreadable": measured.get("unreadable") or before.get("unreadable") or "",
+        "rounds": [*(earlier.get("rounds") or []), one],
+    }
+    return found | {"judged": json.dumps(kept)}
+
+
+def round_line(fleet: Fleet, phase: str) -> str:
+    """The line that a person sees after a round; empty if a host has failed in it, or nothing is judged."""
+    if not judged(fleet) or not fleet.ran(phase) or any(host_problems(fleet, phase, host) for host in fleet.hosts):
+        return ""
+    if phase == "watch":
+        spent = min(fleet.watched(host) for host in fleet.hosts)
+        return judging.round_line("watch", spent, fleet.watch, "before")
+    shares = [int(fleet.sums("canary", host).get("share") or 0) for host in canary_hosts(fleet)]
+    return judging.round_line(f"canary {min(shares, default=0)} %", canary_spent(fleet), fleet.canary)
 
 
 # where a rollback goes
@@ -612,7 +828,7 @@ def prepare(
     """
     chosen = [dict(step) for step in steps if not step.get("only") or holds(fleet, step["only"], host)]
     configured = next((str(call.get("id", "configure")) for call in chosen if call["verb"] == "configure"), None)
-    ttl = next((float(call["ttl"]) for call in chosen if call["verb"] == "extend"), 0.0)
+    ttl = next((float(call["ttl"]) for call in chosen if call["verb"] in ("extend", "route")), 0.0)
     for call in chosen:
         call.pop("only", None)
         verb = call["verb"]
@@ -620,6 +836,10 @@ def prepare(
             fill_release(call, fleet, configured)
         if verb == "smoke":
             fill_smoke(call, fleet, host, given.get("session"), ttl)
+        if verb == "route" and call.get("share") == "canary":
+            call["share"] = canary_steps(fleet)[canary_position(fleet)[0]]
+        if verb == "measure":
+            fill_measure(call, fleet, host)
         call |= filled(call, fleet, given)
     return chosen
 
@@ -638,9 +858,24 @@ def fill_smoke(call: dict[str, Any], fleet: Fleet, host: str, session: Mapping[s
         call["session"] = session if call["role"] == "other" else None
     if call.get("during") == "watch":
         call["during"] = round_seconds(watch_seconds(fleet), fleet.watched(host), ttl)
+    elif call.get("during") == "canary":
+        spent = 0.0 if canary_position(fleet)[1] else float(fleet.sums("canary", host).get("spent") or 0)
+        call["during"] = max(0.5, round_seconds(canary_seconds(fleet), spent, ttl))
     elif fleet.rollback and call.get("target") == "front":
         # it passed its checks when it was confirmed, and its workers are just starting: who answers is enough
         call["checks"] = []
+
+
+def fill_measure(call: dict[str, Any], fleet: Fleet, host: str) -> None:
+    """Read on where the last round ended; `window: watch` reads back as far as the watch will last."""
+    call["groups"] = list(judge_settings(fleet).get("groups") or [])
+    phase = call.pop("of", None)
+    if phase in WATCHED:
+        earlier = fleet.sums(phase, host)
+        call["cursor"] = earlier.get("cursor")
+        call["known"] = sorted(set(earlier.get("new") or {}) | set(earlier.get("live") or {}))
+    if call.get("window") == "watch":
+        call["window"] = min(WINDOW, max(ROUND, watch_seconds(fleet)))
 
 
 def watch_seconds(fleet: Fleet) -> float:
@@ -705,9 +940,18 @@ def history(fleet: Fleet) -> dict[str, Any]:
         "release": release(fleet),
         "by": fleet.inputs.get("holder"),
     }
+    if unjudged(fleet):
+        details["judged"] = f"unjudged: {unjudged(fleet)}"
     if found:
         details["problem"] = f"{found[0].host or 'fleet'}: {found[0].what}"
     return {key: value for key, value in details.items() if value}
+
+
+def unjudged(fleet: Fleet) -> str:
+    """Why a release was confirmed though its visitors' requests say nothing about it; empty if they do."""
+    if not judged(fleet) or not watch_seconds(fleet) or not fleet.ran("watch"):
+        return ""
+    return fleet.watch.reasons[0] if fleet.watch.verdict == judging.INCONCLUSIVE else ""
 
 
 # how it ended

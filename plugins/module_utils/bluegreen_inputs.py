@@ -150,14 +150,43 @@ def check_flag(name: str, value: object) -> bool:
     return found
 
 
-def check_canary(value: object) -> None:
-    """Only a full switch is possible so far. Raises Refused."""
-    if value not in (None, "", 0, "0"):
+def check_canary(value: object) -> list[int]:
+    """The shares of a canary in percent: one, several with commas, or a list; none for 0. Raises Refused."""
+    if value in (None, "", 0, "0", [], False):
+        return []
+    parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip(" []"))
+    steps = [int(part) for part in parts if re.fullmatch(r"[0-9]{1,3}", str(part)) and not isinstance(part, bool)]
+    example = "for example -e canary=5 or -e canary=5,25"
+    if len(steps) != len(parts):
+        raise Refused(f"canary={show(value)} is not a share", "it is 5 to 95 percent, in steps of 5", example)
+    for step in steps:
+        nearest = min(95, max(5, 5 * round(step / 5)))
+        if step != nearest:
+            why = "a share is 5 to 95 percent, in steps of 5"
+            raise Refused(f"canary={step} is not possible", why, f"the nearest is {nearest}")
+    if steps != sorted(set(steps)):
+        raise Refused(f"canary={show(value)} does not rise", "each step routes more visitors than the last", example)
+    return steps
+
+
+def check_canary_watch(value: float, shortest: float) -> float:
+    """The seconds of a canary's step. Raises Refused if they are fewer than those of one round."""
+    if value < shortest:
         raise Refused(
-            f"canary={show(value)} is not available yet",
-            "this version switches all visitors at once",
-            "leave canary out",
+            f"watch={value:g} is too short for a canary",
+            f"what visitors get is read every {shortest:g} s",
+            "for example -e watch=120",
         )
+    return value
+
+
+def check_choice(name: str, value: object, choices: Sequence[str], default: str) -> str:
+    """One of several words. Raises Refused."""
+    if value is None or value == "":
+        return default
+    if value in choices:
+        return str(value)
+    raise Refused(f"{name}={show(value)} is not known", f"it is {' or '.join(choices)}", f"-e {name}={choices[0]}")
 
 
 def check_path(name: str, value: object) -> str | None:

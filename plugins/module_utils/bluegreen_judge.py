@@ -1,11 +1,12 @@
 """Whether a new release may go on, judged by what visitors got. Pure functions.
 
 In a canary both colours serve at the same time, so each round, host and group of paths is a small experiment. Given
-how many of its requests failed, the number that fell to the new colour is hypergeometric if the releases are alike (Fisher's
-exact test). The likelihood ratio of higher odds against equal ones is then an e-value, and the product over all these
-experiments a test martingale: by Ville's inequality (1939) P(ever >= 1/alpha) <= alpha, so that every round may be
-looked at. Averaged over several odds it is the mixture test of Robbins (1970); Johari et al., "Always valid inference"
-(2022), use it for A/B tests. Single groups share alpha by Bonferroni: Holm's first step, and one rejection ends a run.
+how many of its requests failed, the number that fell to the new colour is hypergeometric if the releases are alike
+(Fisher's exact test). The likelihood ratio of higher odds against equal ones is then an e-value, and the product over
+all these experiments a test martingale: by Ville's inequality (1939) P(ever >= 1/alpha) <= alpha, so that every round
+may be looked at. Averaged over several odds it is the mixture test of Robbins (1970); Johari et al., "Always valid
+inference" (2022), use it for A/B tests. Single groups share alpha by Bonferroni: Holm's first step, and one rejection
+ends a run.
 
 Latency: requests slower than the pooled median, and than the pooled 90 %, count as failures do above (Mood's median
 test, 1954), after the live colour's times were multiplied by the square root of the factor that must be found.

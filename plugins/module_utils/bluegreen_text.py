@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plugins.module_utils import bluegreen_fleet as fleets
+from plugins.module_utils import bluegreen_judge as judging
 from plugins.module_utils.bluegreen_fleet import Fleet, Problem
 
 NAME_WIDTH = 16
@@ -74,6 +75,8 @@ def merge(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             before = found.setdefault(step, answer)
             if before is not answer and isinstance(answer, Mapping) and "rounds" in answer:
                 found[step] = {**before, "rounds": int(before.get("rounds") or 0) + int(answer["rounds"])}
+        if result.get("judged"):
+            found["judged"] = result["judged"]
         if result.get("sent"):
             found["sent"] = result["sent"]
         found["failed_steps"] = None
@@ -135,6 +138,13 @@ def _smoke(hosts: Merged) -> str:
     return f"all checks passed{tail}"
 
 
+def _canary(hosts: Merged) -> str:
+    sums = [fleets.read_sums(answer["judged"]) for answer in hosts.values() if answer.get("judged")]
+    shares = sorted({int(one["share"]) for found in sums for one in found["rounds"]})
+    new = sum(judging.requests(one["new"]) for found in sums for one in found["rounds"])
+    return f"{', '.join(map(str, shares))} %: {judging.counted(new, 'request')} of the new release"
+
+
 def _switch(hosts: Merged) -> str:
     colours = sorted({str((answer.get("route") or {}).get("colour")) for answer in hosts.values()})
     return f"100 % to {' and '.join(colours)}"
@@ -179,7 +189,8 @@ def _settled(hosts: Merged) -> list[str]:
 
 DETAILS = {
     "preflight": _preflight, "stage": _stage, "plan_migrations": _plan, "migrate": _migrate, "start": _start,
-    "smoke": _smoke, "switch": _switch, "watch": _watch, "confirm": _confirm, "revert": _revert, "settle": _settle,
+    "smoke": _smoke, "canary": _canary, "switch": _switch, "watch": _watch, "confirm": _confirm, "revert": _revert,
+    "settle": _settle,
 }  # fmt: skip
 
 
@@ -227,6 +238,7 @@ def notes(fleet: Fleet, end: str) -> list[str]:
     found += resumed(fleet)
     if end == "live" and not fleet.inputs.get("proven"):
         found.append("not proven: no smoke check signs in, so pages behind the sign-in were not seen")
+    found += judgement_notes(fleet, end)
     earlier = {str(item.get("state")) for _, item in fleets.records_of(fleet, fleets.sha(fleet))}
     if end == "live" and "rolled_back" in earlier:
         found.append(f"{fleets.sha(fleet)[:12]} was rolled back before and is live again")
@@ -252,6 +264,20 @@ def notes(fleet: Fleet, end: str) -> list[str]:
                 f"{host}: settling failed: {one_line(problem.what)}; the release serves all the same"
                 for problem in late_problems or fleets.host_problems(fleet, "settle", host)
             ]
+    return found
+
+
+def judgement_notes(fleet: Fleet, end: str) -> list[str]:
+    """What was not judged though it was asked for."""
+    found = []
+    away = [host for host in fleet.hosts if host not in fleets.canary_hosts(fleet)]
+    if end == "live" and fleets.canary_steps(fleet) and away:
+        whole = len(away) == len(fleet.hosts)
+        found.append(f"no canary{'' if whole else f' on {listed(away)}'}: no live release to share visitors with")
+    if end == "live" and fleet.ran("canary") and fleet.canary.verdict == judging.INCONCLUSIVE:
+        found.append(f"the canary was inconclusive, and went on as asked: {fleet.canary.reasons[0]}")
+    if end in ("live", "rolled back") and fleets.unjudged(fleet):
+        found.append(f"unjudged: {fleets.unjudged(fleet)}")
     return found
 
 
@@ -335,6 +361,8 @@ def plan(fleet: Fleet) -> dict[str, Any]:
         "sha": fleets.sha(fleet),
         "migration_host": fleet.migration_host,
         "watch": fleet.inputs.get("watch"),
+        "canary": fleets.canary_steps(fleet) if fleets.canary_hosts(fleet) else [],
+        "canary_watch": fleets.canary_seconds(fleet),
         "hosts": {},
         "problems": [vars(problem) for problem in fleets.problems(fleet)],
     }
@@ -369,6 +397,9 @@ def plan_lines(found: Mapping[str, Any]) -> list[str]:
         pending = found["migrations"]
         words = "known once the release is on the host" if pending is None else (", ".join(pending) or "none")
         lines.append(f"  migrations on {found['migration_host']}: {words}")
+    if found["canary"]:
+        shares = " %, ".join(map(str, found["canary"]))
+        lines.append(f"  canary: {shares} % of the visitors, judged for {seconds(found['canary_watch'])} each")
     lines.append(f"  then: switch all visitors, watch for {seconds(float(found['watch'] or 0))}, confirm")
     return lines
 
@@ -419,7 +450,9 @@ def status_remarks(row: Mapping[str, Any]) -> list[str]:
     pending, lease = row.get("pending"), row.get("lease")
     if pending:
         back = float(pending.get("expires_in") or 0)
-        found.append(f"a switch to {str(pending.get('sha'))[:12]} is not confirmed; it goes back in {back:.0f} s")
+        share = int(pending.get("share") or 100)
+        kind = "a switch" if share == 100 else f"a canary of {share} %"
+        found.append(f"{kind} to {str(pending.get('sha'))[:12]} is not confirmed; it goes back in {back:.0f} s")
     if lease:
         found.append(lease_line(lease))
     silent = (row.get("register") or {}).get("error")

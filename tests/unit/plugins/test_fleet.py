@@ -492,7 +492,7 @@ def test_the_live_release_of_a_host_that_serves_nothing_is_not_checked() -> None
 
 def test_an_unknown_phase_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="not a phase"):
-        fleets.runs(fleet({}), "canary", "web1")
+        fleets.runs(fleet({}), "holiday", "web1")
 
 
 def test_a_fleet_cannot_be_changed() -> None:

@@ -73,10 +73,58 @@ def test_a_yes_or_no() -> None:
         asked.check_flag("x", "perhaps")
 
 
-def test_a_canary_is_not_available_yet() -> None:
-    asked.check_canary("0")
-    with pytest.raises(Refused, match="canary"):
-        asked.check_canary("5")
+@pytest.mark.parametrize(
+    ("value", "steps"),
+    [
+        (None, []),
+        ("", []),
+        ("0", []),
+        (0, []),
+        (5, [5]),
+        ("5", [5]),
+        ("5,25", [5, 25]),
+        ("[5, 25]", [5, 25]),
+        ([10, 95], [10, 95]),
+    ],
+)
+def test_the_steps_of_a_canary(value: object, steps: list[int]) -> None:
+    assert asked.check_canary(value) == steps
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("7", "the nearest is 5"),
+        (97, "the nearest is 95"),
+        (100, "the nearest is 95"),
+        ("3", "the nearest is 5"),
+        ("25,5", "does not rise"),
+        ("5,5", "does not rise"),
+        ("five", "not a share"),
+        ("-5", "not a share"),
+        ([5, "x"], "not a share"),
+        ("{{ 5 }}", "not a share"),
+    ],
+)
+def test_a_canary_that_is_not_possible_is_one_line(value: object, words: str) -> None:
+    with pytest.raises(Refused) as caught:
+        asked.check_canary(value)
+    line = asked.in_one_line(caught.value)
+    assert words in line
+    assert "\n" not in line
+
+
+def test_a_canary_lasts_at_least_a_round() -> None:
+    assert asked.check_canary_watch(5.0, 5.0) == 5.0
+    with pytest.raises(Refused, match="watch=4 is too short"):
+        asked.check_canary_watch(4.0, 5.0)
+
+
+def test_a_choice_is_one_of_its_words() -> None:
+    assert asked.check_choice("inconclusive", None, ("go_on", "revert"), "revert") == "revert"
+    assert asked.check_choice("inconclusive", "go_on", ("go_on", "revert"), "revert") == "go_on"
+    with pytest.raises(Refused, match="inconclusive='perhaps' is not known"):
+        asked.check_choice("inconclusive", "perhaps", ("go_on", "revert"), "revert")
 
 
 @pytest.mark.parametrize("value", ["{{ x }}", "a\nb", 5])
