@@ -39,6 +39,7 @@ MAX_LINE = 1 << 16
 SLOT = re.compile(r"/(?:s|ws|st)([0-9]{2})$")
 BETWEEN = re.compile(r", | : ")  # the tries of one request, as nginx lists them
 OTHER = "other"
+LINGER = 60.0  # seconds after a rotation in which a worker of nginx may still write to the file before
 
 
 # which colour
@@ -218,12 +219,12 @@ def fold(found: dict[str, dict[str, Tally]], known: Sequence[str]) -> dict[str, 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """An open log file, from where on it is new, and whether it is the one that nginx writes to now."""
+    """An open log file, and from where on it is new."""
 
     descriptor: int
     inode: int
     offset: int
-    current: bool
+    rotated: float = 0.0  # when it was first seen under another name (seconds since 1970); 0: nginx writes to it
 
 
 def find(log: Path, cursor: Mapping[str, Any] | None) -> tuple[list[Part], bool]:
@@ -236,18 +237,20 @@ def find(log: Path, cursor: Mapping[str, Any] | None) -> tuple[list[Part], bool]
     current = open_log(log)
     inode, size = os.fstat(current).st_ino, os.fstat(current).st_size
     if cursor is None:
-        return [Part(current, inode, size, True)], False
+        return [Part(current, inode, size)], False
     offset = int(cursor["offset"]) if cursor["inode"] == inode else 0
     if offset > size:
         offset, lost = 0, True  # emptied by a rotation with copytruncate: what stood behind the cursor is gone
     earlier = [{"inode": cursor["inode"], "offset": cursor["offset"]}] if cursor["inode"] != inode else []
+    now = time.time()
     for before in [*(cursor.get("before") or []), *earlier]:
         rotated = rotated_log(log, int(before["inode"]))
         if rotated is None:
             lost = lost or before in earlier
         else:
-            parts.append(Part(rotated, int(before["inode"]), int(before["offset"]), False))
-    return [*parts, Part(current, inode, offset, True)], lost
+            since = float(before.get("rotated") or now)
+            parts.append(Part(rotated, int(before["inode"]), int(before["offset"]), since))
+    return [*parts, Part(current, inode, offset)], lost
 
 
 def open_log(path: Path) -> int:
@@ -283,7 +286,7 @@ def read(parts: Sequence[Part], limit: int) -> tuple[list[bytes], dict[str, Any]
     A last line without its end waits for its rest.
     """
     lines: list[bytes] = []
-    before: list[dict[str, int]] = []
+    before: list[dict[str, Any]] = []
     cursor: dict[str, Any] = {}
     left = 0
     for part in parts:
@@ -296,10 +299,10 @@ def read(parts: Sequence[Part], limit: int) -> tuple[list[bytes], dict[str, Any]
         limit -= len(content)
         offset = part.offset + end
         left += max(0, size - offset - (len(content) - end))
-        if part.current:
+        if not part.rotated:
             cursor = {"inode": part.inode, "offset": offset}
-        elif end or offset < size:
-            before.append({"inode": part.inode, "offset": offset})  # once more, until nothing comes any longer
+        elif end or left or time.time() - part.rotated < LINGER:
+            before.append({"inode": part.inode, "offset": offset, "rotated": part.rotated})
     return lines, cursor | ({"before": before[-2:]} if before else {}), left
 
 
