@@ -12,7 +12,9 @@ Latency: requests slower than the pooled median, and than the pooled 90 %, count
 test, 1954), after the live colour's times were multiplied by the square root of the factor that must be found.
 
 After a switch there is one colour: it is compared with the window before, look by look, with alpha divided by the
-number of looks (Markov's inequality for each e-value). Error rates: docs/decisions/0006-judging.md.
+number of looks (Markov's inequality for each e-value), and the factor to the power 3/4.
+
+Error rates, measured: docs/decisions/0006-judging.md.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ QUANTILES = (0.5, 0.9)
 ALPHA_ERRORS = 0.006  # together less than 0.01: how often a release as good as the live one is stopped
 ALPHA_SLOW = 0.003
 ALPHA_LIMIT = 0.0005
+DOUBT = 0.05  # a chance below which too many errors are no accident
 LEAST_ERRORS = 3
 LEAST_EXCESS = 0.002  # of the requests: less is not worth an abort, however certain
 LEAST_EXCESS_AFTER = 0.01  # between two windows of time
@@ -231,7 +234,7 @@ def slow_logs(new: Tally, live: Tally, factor: float) -> Logs:
 def add_round(
     earlier: Mapping[str, Any] | None, colours: Mapping[str, Groups], new: str, factor: float
 ) -> dict[str, Any]:
-    """What one host has seen in a step or watch so far, with one more round: {new, live, errors, slow, looks}.
+    """What one host has seen in a step or watch so far, with one more round: {new, live, warm, errors, slow, looks}.
 
     `colours`: what `measure` answered; `new`: the new release's colour. The latencies of the first round are shown and
     not judged: what was idle a moment ago is slower, whatever its release.
@@ -240,6 +243,7 @@ def add_round(
     looks = int(before.get("looks") or 0)
     mine, theirs = colours.get(new) or {}, colours.get(other(new)) or {}
     sums = {role: merge_groups([before.get(role) or {}, more]) for role, more in (("new", mine), ("live", theirs))}
+    sums["warm"] = merge_groups([before.get("warm") or {}, mine if looks else {}])
     failing = {name: list(logs) for name, logs in (before.get("errors") or {}).items()}
     slow = {name: list(logs) for name, logs in (before.get("slow") or {}).items()}
     for name in sorted(set(mine) | set(theirs)):
@@ -322,10 +326,16 @@ def judge_watch(parts: Sequence[Mapping[str, Any]], before: Sequence[Groups], li
     """The verdict on the watch after a switch, against the window before it. `before`: each host's groups, if any."""
     good = [part for part in parts if not part.get("unreadable")]
     new, live = merge_groups(part.get("new") or {} for part in good), merge_groups(before)
+    warm = merge_groups(part.get("warm") or {} for part in good)
     all_new, all_live = merge(new.values()), merge(live.values())
     tallies = {**{name: (new[name], live.get(name) or empty()) for name in new}, TOTAL: (all_new, all_live)}
-    failing = {name: error_logs(*pair) for name, pair in tallies.items()}
-    slow = {name: slow_logs(*pair, limit.latency_factor) for name, pair in tallies.items()}
+    failing: dict[str, Logs] = {}
+    slow: dict[str, Logs] = {}
+    for name in new:
+        there = live.get(name) or empty()
+        for into in (name, TOTAL):
+            failing[into] = add(failing.get(into), error_logs(new[name], there))
+            slow[into] = add(slow.get(into), slow_logs(warm.get(name) or empty(), there, limit.latency_factor**0.75))
     looks = max(1, plan.looks)
     found = [
         error_sentence(name, *tallies[name], "before")
@@ -335,7 +345,7 @@ def judge_watch(parts: Sequence[Mapping[str, Any]], before: Sequence[Groups], li
     late = [
         slow_sentence(name, *tallies[name], "before")
         for name in proven(slow, ALPHA_SLOW / looks)
-        if plan.spent > plan.seconds / looks and requests(tallies[name][0]) >= limit.min_requests
+        if requests(tallies[name][0]) >= limit.min_requests
     ]
     reasons = (*in_short(found), *in_short(late), *absolute(all_new, all_live, limit, plan))
     if reasons:
@@ -404,7 +414,7 @@ def too_few(new: Tally, limit: Limits) -> list[str]:
 
 def alike(new: Tally, live: Tally, limit: Limits) -> list[str]:
     """Whether the new release failed often, and the live one as well: what both depend on is broken."""
-    if share(new) <= limit.max_error_share:
+    if tail(errors(new), requests(new), limit.max_error_share) > DOUBT:
         return []
     words = "both colours fail alike" if share(live) >= share(new) / 2 else "many errors, and nothing is proven"
     return [f"{words}: new {percent(share(new))}, live {percent(share(live))}"]

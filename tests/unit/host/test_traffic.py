@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,26 @@ def test_a_bucket_is_five_percent_wide(seconds: float) -> None:
     place = traffic.bucket(seconds)
     assert traffic.STEP ** (place - 1) / 1000 < seconds * 1.001
     assert seconds <= traffic.STEP**place / 1000 * 1.001
+
+
+def test_nginx_writes_what_is_read() -> None:
+    """The log's format, with values as nginx fills them in."""
+    template = (Path(__file__).parents[3] / "roles/traffic/templates/site.conf.j2").read_text()
+    (parts,) = re.findall(r"log_format .*? escape=json ('.*?');", template, re.DOTALL)
+    text = "".join(re.findall(r"'([^']*)'", parts)).replace("${{ p }}", "$")
+    values = {
+        "msec": "1763.250", "status": "200", "request_time": "0.051", "bytes_sent": "9", "upstream_status": "200",
+        "upstream_addr": f"unix:{ROUTE}/s03", "upstream_response_time": "0.050", "_slot": "03",
+        "upstream_http_x_bluegreen_release": "old", "_probe": "0", "_tester": "0", "bluegreen_path": "/orders/1",
+    }  # fmt: skip
+    written = re.sub(r"\$(\w+)", lambda match: values.get(match[1], "x"), text).encode()
+    (found,) = traffic.parse([written])
+    assert found is not None
+    assert traffic.passed_on(found)
+    assert traffic.attribute(found, [Change(0, 0, BLUE)], RELEASES) == "blue"
+    # probes and testers are known by these two
+    assert not traffic.passed_on(json.loads(written.replace(b'"tester":"0"', b'"tester":"1"')))
+    assert not traffic.passed_on(json.loads(written.replace(b'"probe":"0"', b'"probe":"1"')))
 
 
 # groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -71,6 +72,23 @@ def test_a_deploy(show: Show) -> None:
         "  Stage           2 hosts       T   image already there",
         "  note  look",
         "shop: abc is live (T)",
+    ]
+
+
+def test_a_line_for_each_round_of_a_canary_stands_above_its_phase(show: Show) -> None:
+    show.play("Canary")
+    for line in ("canary 5 %: so far", "canary 5 %: pass"):
+        task = show.task("canary")
+        sums = json.dumps({"rounds": [{"share": 5, "new": {"ok": 1200}}]})
+        for host in ("web1", "web2"):
+            answer = {"verdict": "pass", "results": {"extend": {}}, "judged": sums}
+            show.callback.v2_runner_on_ok(show.result(task, host, **answer))
+        show.callback.v2_runner_on_ok(show.result(show.task("canary", "ansible.builtin.debug"), "web1", msg=line))
+    show.play("Switch")
+    assert show.screen.lines == [
+        "    canary 5 %: so far",
+        "    canary 5 %: pass",
+        "  Canary          2 hosts       T   5 %: 2,400 requests of the new release",
     ]
 
 

@@ -53,6 +53,9 @@ def test_the_shortest_good_settings_have_no_problem() -> None:
         {"bluegreen_database_url": "postgres://a%40b:p%2Fq@[2001:db8::1]:6432/agreed?sslmode=verify-full"},
         {"bluegreen_database_url": "postgresql://a:b@db1,db2:6432/agreed?sslmode=require&target_session_attrs=primary"},
         {"rollout_lease_ttl": 5, "rollout_lease_cap": "5"},
+        {"rollout_canary_steps": [5, "25", 95], "rollout_max_reverts": 0},
+        {"judge_groups": [{"name": "shop", "paths": ["/orders/", "^/p/[0-9]+$"]}]},
+        {"judge_max_p95": 0, "judge_max_error_share": "0.1", "judge_latency_factor": 1.5},
     ],
 )
 def test_good_settings(changes: dict[str, Any]) -> None:
@@ -112,6 +115,23 @@ def test_a_missing_setting_is_named_with_its_file(name: str, value: object) -> N
         ({"deploy_authorized_keys": ["-----BEGIN OPENSSH PRIVATE KEY-----"]}, "entry 1 is not a public SSH key"),
         ({"migration_host": "web9"}, "choose one of web1, web2"),
         ({"app_trusted_proxies": ["proxy"]}, "must be an address or a network"),
+        ({"rollout_canary_steps": [7]}, "shares of 5 to 95 percent in steps of 5"),
+        ({"rollout_canary_steps": ["x"]}, "shares of 5 to 95 percent in steps of 5"),
+        ({"rollout_canary_steps": [100]}, "shares of 5 to 95 percent in steps of 5"),
+        ({"rollout_canary_steps": [25, 5]}, "must rise"),
+        ({"rollout_canary_steps": 5}, "must be a list, not a whole number"),
+        ({"rollout_canary_watch": 4}, "must be at least 5"),
+        ({"judge_max_error_share": 5}, "must be a share between 0 and 1"),
+        ({"judge_error_budget": "lots"}, "must be a number, not a string"),
+        ({"judge_max_p95": -1}, "must be seconds, or 0"),
+        ({"judge_max_p95": True}, "must be a number, not true or false"),
+        ({"judge_latency_factor": 1}, "must be above 1"),
+        ({"judge_min_requests": 0.5}, "must be a whole number, not a number"),
+        ({"judge_min_requests": 0}, "must be at least 1"),
+        ({"judge_inconclusive": "confirm"}, "must be revert or go_on"),
+        ({"judge_groups": [{"name": "shop"}]}, "entry 1 must look like"),
+        ({"judge_groups": [{"name": "shop", "paths": ["orders"]}]}, "entry 1 must look like"),
+        ({"judge_groups": [{"name": "shop", "paths": ["^("]}]}, "is not a regular expression"),
     ],
 )
 def test_a_wrong_setting_is_one_line(changes: dict[str, Any], part: str) -> None:
