@@ -203,7 +203,7 @@ class CallbackModule(DefaultCallback):
         """Note an answer. True if it speaks for itself at the end of the run."""
         answer = result.result
         section = self.section
-        if section is not None and not (section.phase and result.task.action in C._ACTION_DEBUG):
+        if section is not None and (is_phase(result.task) or not section.phase):
             section.add(result.host.get_name(), answer)
         if "outcome" in answer:
             self.outcome, self.lines = answer["outcome"], list(answer.get("lines") or [])

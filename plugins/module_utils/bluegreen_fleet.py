@@ -372,7 +372,7 @@ def judge_traffic(fleet: Fleet, phase: str) -> list[Problem]:
         return [Problem(phase, "", reasons[0], why, code=CHECK_FAILED)]
     if verdict.verdict == judging.INCONCLUSIVE and phase == "canary" and not goes_on(fleet):
         todo = "a longer canary or a larger share (-e canary=25 -e watch=300), or -e inconclusive=go_on"
-        return [Problem(phase, "", f"the canary is inconclusive: {reasons[0]}", why, todo)]
+        return [Problem(phase, "", f"inconclusive: {reasons[0]}", why, todo)]
     return []
 
 

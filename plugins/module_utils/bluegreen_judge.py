@@ -131,6 +131,8 @@ def quantile(tally: Tally, part: float) -> float | None:
     """A quantile of the latency in seconds (within 5 %); None without requests."""
     hist = histogram(tally)
     left = math.ceil(part * sum(hist.values()))
+    if not left:
+        return None
     for place in sorted(hist):
         left -= hist[place]
         if left <= 0:
@@ -278,7 +280,9 @@ def add_hosts(parts: Sequence[Mapping[str, Any]], key: str) -> dict[str, Logs]:
 
 def proven(evidence: Mapping[str, Logs], alpha: float) -> list[str]:
     """The groups (TOTAL among them) whose evidence suffices: half of alpha is for all together, half for the groups."""
-    groups = max(1, sum(name != TOTAL for name in evidence))
+    groups = sum(name != TOTAL for name in evidence)
+    if groups <= 1:
+        evidence = {name: logs for name, logs in evidence.items() if name == TOTAL}
     bars = {name: 2 / alpha if name == TOTAL else 2 * groups / alpha for name in evidence}
     return [name for name in sorted(evidence) if evidence[name] and log_mean(evidence[name]) >= math.log(bars[name])]
 
@@ -476,6 +480,7 @@ def round_line(title: str, spent: float, verdict: Verdict, against: str = "live"
 
 def summary(tally: Tally) -> dict[str, Any]:
     """A tally for the report: counts and quantiles, in seconds."""
-    quantiles = {f"p{part * 100:.0f}": quantile(tally, part) for part in (0.5, 0.95, 0.99)}
+    known = {f"p{part * 100:.0f}": quantile(tally, part) for part in (0.5, 0.95, 0.99)}
+    quantiles = {name: None if value is None else round(value, 4) for name, value in known.items()}
     counts = {kind: int(tally.get(kind) or 0) for kind in CLASSES}
     return {"requests": requests(tally), "errors": errors(tally), **counts, **quantiles}

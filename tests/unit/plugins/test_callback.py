@@ -84,6 +84,9 @@ def test_a_line_for_each_round_of_a_canary_stands_above_its_phase(show: Show) ->
             answer = {"verdict": "pass", "results": {"extend": {}}, "judged": sums}
             show.callback.v2_runner_on_ok(show.result(task, host, **answer))
         show.callback.v2_runner_on_ok(show.result(show.task("canary", "ansible.builtin.debug"), "web1", msg=line))
+        # the include of the next round: no answer of a host
+        again = show.task("canary", "ansible.builtin.include_tasks")
+        show.callback.v2_runner_on_ok(show.result(again, "web1", include="round.yml"))
     show.play("Switch")
     assert show.screen.lines == [
         "    canary 5 %: so far",

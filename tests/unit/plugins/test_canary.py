@@ -148,7 +148,7 @@ def test_too_few_requests_send_the_canary_back_and_blame_nobody() -> None:
     run = Run()
     assert run.canary(SILENCE) == 4
     (problem,) = fleets.problems(run.fleet)
-    assert "the canary is inconclusive: too few requests: 0 of the new release, 50 wanted" in problem.what
+    assert "inconclusive: too few requests: 0 of the new release, 50 wanted" in problem.what
     (call,) = fleets.prepare([{"verb": "revert"}], run.fleet, "web1", {})
     assert not call["bad"]
     assert fleets.phase_hosts(run.fleet, "revert") == list(HOSTS)
