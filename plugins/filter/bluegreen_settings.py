@@ -429,6 +429,7 @@ def check_group(number: int, group: object) -> Iterator[str]:
     if (
         not isinstance(group, Mapping)
         or not isinstance(group.get("name"), str)
+        or not group["name"]
         or not isinstance(paths, (list, tuple))
         or not all(isinstance(path, str) and path[:1] in ("/", "^") for path in paths)
         or set(group) - {"name", "paths"}

@@ -130,6 +130,7 @@ def test_a_missing_setting_is_named_with_its_file(name: str, value: object) -> N
         ({"judge_min_requests": 0}, "must be at least 1"),
         ({"judge_inconclusive": "confirm"}, "must be revert or go_on"),
         ({"judge_groups": [{"name": "shop"}]}, "entry 1 must look like"),
+        ({"judge_groups": [{"name": "", "paths": ["/"]}]}, "entry 1 must look like"),
         ({"judge_groups": [{"name": "shop", "paths": ["orders"]}]}, "entry 1 must look like"),
         ({"judge_groups": [{"name": "shop", "paths": ["^("]}]}, "is not a regular expression"),
     ],
