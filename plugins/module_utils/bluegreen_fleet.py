@@ -196,6 +196,8 @@ def judgements(fleet: Fleet, phase: str) -> list[Problem]:
         return judge_preflight(fleet)
     if phase == "stage":
         return judge_stage(fleet)
+    if phase in WATCHED and (late := left_behind(fleet, phase)):
+        return late
     if phase == "canary" and canary_position(fleet)[0] < len(canary_steps(fleet)):
         cut = Problem(phase, "", "the canary was cut short", "its rounds ended before its time", "the same again")
         return judge_traffic(fleet, phase) or [cut]
@@ -361,6 +363,17 @@ def reverts(fleet: Fleet) -> int:
     return max((int(fleet.status(host).get("reverts") or 0) for host in fleet.hosts), default=0)
 
 
+def left_behind(fleet: Fleet, phase: str) -> list[Problem]:
+    """Hosts that missed a round: the play lost them, and their last answer is an old one."""
+    rounds = {host: len(found.get("rounds") or []) for host in fleet.hosts if (found := fleet.sums(phase, host))}
+    most = max(rounds.values(), default=0)
+    return [
+        Problem(phase, host, "gave no answer", "it was lost from the play", "ansible-playbook status.yml")
+        for host, count in rounds.items()
+        if count < most
+    ]
+
+
 def judge_traffic(fleet: Fleet, phase: str) -> list[Problem]:
     """What visitors got: a release that fails goes back, and so does a canary of which too little is known."""
     verdict = fleet.canary if phase == "canary" else fleet.watch
@@ -519,7 +532,7 @@ def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
         blocked += host_problems(fleet, phase, fleet.migration_host)
     if phase in WATCHED and fleet.ran(phase):  # another round, as long as nobody has failed in one
         blocked += [problem for each in fleet.hosts for problem in host_problems(fleet, phase, each)]
-        blocked += judge_traffic(fleet, phase)
+        blocked += judge_traffic(fleet, phase) + left_behind(fleet, phase)
     if phase == "canary" and host not in canary_hosts(fleet):
         return False
     return not blocked and wanted(fleet, phase)
@@ -626,8 +639,10 @@ def canary_position(fleet: Fleet) -> tuple[int, bool]:
 
 
 def canary_spent(fleet: Fleet) -> float:
-    """Seconds that the step has lasted on every host."""
-    return min((float(fleet.sums("canary", host).get("spent") or 0) for host in canary_hosts(fleet)), default=0.0)
+    """Seconds that the step has lasted on every host. While a round runs some may have begun the next step already."""
+    sums = [found for host in canary_hosts(fleet) if (found := fleet.sums("canary", host))]
+    step = min((int(found["step"]) for found in sums), default=0)
+    return min((float(found["spent"]) for found in sums if int(found["step"]) == step), default=0.0)
 
 
 def rounds_of(seconds: float) -> int:

@@ -186,6 +186,37 @@ def test_the_watch_counts_its_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (round(connection.calls[0]["steps"][1]["during"], 1), found["watched"]) == (1.8, 12.0)
 
 
+def test_a_canary_adds_up_what_its_rounds_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[dict[str, Any]] = [
+        {"verb": "route", "share": "canary", "ttl": 60, "only": "new_share"},
+        {"verb": "extend", "ttl": 60, "only": "same_share"},
+        {"verb": "measure", "of": "canary"},
+    ]
+    asked = made.inputs(canary=[5], canary_watch=20.0, judge={"groups": [{"name": "shop", "paths": ["/"]}]})
+    found = {
+        "colours": {"green": {"shop": {"ok": 7, "hist": {"3": 7}}}, "blue": {}},
+        "cursor": {"inode": 4, "offset": 9},
+    }
+    connection = Connection(ok(route={"colour": "green"}, measure=found) | {"seconds": 5.0})
+    first = perform(connection, "canary", steps, monkeypatch, inputs=asked)
+    sent = connection.calls[0]["steps"]
+    assert [step["verb"] for step in sent] == ["route", "measure"]
+    assert (sent[0]["share"], sent[1]["groups"][0]["name"]) == (5, "shop")
+    assert "measure" not in first["results"]
+    assert first["changed"]
+    # the next round reads on and adds to it, if all hosts have answered
+    monkeypatch.setattr(made, "HOSTS", ("web1",))
+    variables = {"__canary_result": first, "__stage_result": made.staged()}
+    connection = Connection(ok(extend={}, measure=found) | {"seconds": 5.0})
+    second = perform(connection, "canary", steps, monkeypatch, inputs=asked | {"hosts": ["web1"]}, variables=variables)
+    sent = connection.calls[0]["steps"]
+    assert [step["verb"] for step in sent] == ["extend", "measure"]
+    assert sent[1]["cursor"] == {"inode": 4, "offset": 9}
+    sums = json.loads(second["judged"])
+    assert (sums["new"]["shop"]["ok"], sums["spent"], len(sums["rounds"])) == (14, 10.0, 2)
+    assert second["first_began"] == first["began"]
+
+
 def test_without_inputs_a_phase_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = Connection()
     found = perform(connection, "preflight", [], monkeypatch, inputs={})
@@ -254,6 +285,19 @@ def test_a_plan_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     found = outcome(hosts, made.inputs(check=True, plan_out=str(out)), monkeypatch)
     assert not found["failed"]
     assert json.loads(out.read_text())["hosts"]["web1"]["live"] == made.SHA[made.A]
+
+
+def test_a_report_is_written_where_there_was_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = {
+        host: {"__preflight_result": made.taken(made.LIVE_A), "__stage_result": made.failed()} for host in made.HOSTS
+    }
+    out = tmp_path / "new" / "place"
+    found = outcome(hosts, made.inputs(report=str(out)), monkeypatch)
+    assert found["failed"]
+    written = json.loads((out / "report.json").read_text())
+    assert (written["ok"], written["ending"]) == (False, "failed")
+    assert written["problems"][0]["what"] == "it broke"
+    assert found["lines"] == [f"written to {out / 'report.json'}"]
 
 
 def test_status_names_hosts_that_do_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,6 +200,31 @@ def test_a_host_of_which_no_round_is_known_ends_the_canary() -> None:
     assert fleets.phase_hosts(run.fleet, "switch") == []
 
 
+def test_a_host_that_the_play_lost_between_two_rounds_ends_the_canary() -> None:
+    run = Run()
+    run.round("canary")
+    old = run.phases["canary"]["web3"]
+    run.round("canary")
+    run.phases["canary"]["web3"] = old
+    assert run.round("canary") == []
+    assert [(problem.host, problem.what) for problem in fleets.problems(run.fleet)] == [("web3", "gave no answer")]
+    assert fleets.phase_hosts(run.fleet, "revert") == list(HOSTS)
+
+
+def test_hosts_that_take_their_turn_later_begin_the_same_step() -> None:
+    """More hosts than Ansible's forks: the last ones see the answers of the first."""
+    run = Run()
+    for _ in range(4):
+        run.round("canary")
+    before = dict(run.phases["canary"])
+    assert fleets.canary_position(run.fleet) == (1, True)
+    run.round("canary")
+    run.phases["canary"] |= {"web3": before["web3"]}
+    assert fleets.canary_position(run.fleet) == (1, True)
+    run.phases["canary"] |= {"web2": before["web2"]}
+    assert fleets.canary_position(run.fleet) == (1, True)
+
+
 def test_a_canary_that_ended_early_is_never_a_pass() -> None:
     run = Run()
     run.round("canary")
@@ -389,3 +414,16 @@ def test_the_report_has_phases_rounds_and_verdicts() -> None:
 )
 def test_where_the_report_goes(inputs: dict[str, Any], where: str) -> None:
     assert report.path(inputs) == where
+
+
+def test_the_plan_names_the_steps() -> None:
+    state = made.fleet({"stage": made.staged()}, made.inputs(check=True, canary=[5, 25], canary_watch=60.0))
+    assert "  canary: 5 %, 25 % of the visitors, judged for 60 s each" in text.plan_lines(text.plan(state))
+    first = made.fleet({}, made.inputs(check=True, canary=[5], canary_watch=60.0), made.status(None))
+    assert not any("canary" in line for line in text.plan_lines(text.plan(first)))
+
+
+def test_a_status_shows_a_canary() -> None:
+    pending = {"sha": made.SHA[B], "share": 5, "expires_in": 41.0}
+    remarks = text.status_remarks(made.LIVE_A | {"host": "web1", "pending": pending})
+    assert remarks == ["  web1: a canary of 5 % to bbbbbbbbbbbb is not confirmed; it goes back in 41 s"]
