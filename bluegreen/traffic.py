@@ -117,17 +117,20 @@ def number(text: str) -> float:
 
 def passed_on(line: Line) -> bool:
     """Whether a visitor's request reached a colour: not a probe, not a tester, not a file that nginx served itself."""
-    return bool(line["upstream_addr"]) and line.get("probe") != "1" and line.get("tester") != "1"
+    return line["upstream_addr"] not in ("", "-") and line.get("probe") != "1" and line.get("tester") != "1"
 
 
-def class_of(line: Line) -> str:
-    """What a visitor got: ok, client (4xx), server (5xx), none (no answer), gone (the visitor left first)."""
+def class_of(line: Line, own: str = "") -> str:
+    """What a visitor got: ok, client (4xx), server (5xx), none (no answer), gone (the visitor left first).
+
+    `own`: the release of the colour that was asked first, which may have answered when it was asked again.
+    """
     status, statuses = int(line["status"]), tries(line["upstream_status"])
-    if len(statuses) > 1:
+    if len(statuses) > 1 and not (own and line.get("release") == own):
         return "none"  # the first colour gave nothing; that another one stood in is not its merit
     if status == 499:
         return "gone"
-    if statuses[0] in ("", "-") or (statuses[0] in ("502", "504") and not line.get("release")):
+    if statuses[-1] in ("", "-") or (statuses[-1] in ("502", "504") and not line.get("release")):
         return "none"
     return "server" if status >= 500 else "client" if status >= 400 else "ok"
 
@@ -142,9 +145,9 @@ def empty() -> Tally:
     return {**dict.fromkeys(CLASSES, 0), "hist": {}}
 
 
-def count(tally: Tally, line: Line) -> None:
+def count(tally: Tally, line: Line, own: str) -> None:
     """Add one request. A visitor who left waited at least so long; no answer, or a websocket, has no latency."""
-    kind = class_of(line)
+    kind = class_of(line, own)
     tally[kind] += 1
     if kind != "none" and line["status"] != 101:
         place = str(bucket(sum(number(text) for text in tries(line["upstream_response_time"]))))
@@ -353,7 +356,7 @@ def tally(
                 ambiguous += 1
                 continue
             times.append(float(line["time"]))
-            count(found[colour].setdefault(name(line["path"]), empty()), line)
+            count(found[colour].setdefault(name(line["path"]), empty()), line, releases.get(colour, ""))
     return {
         "colours": found,
         "garbage": garbage,

@@ -645,17 +645,18 @@ def canary_spent(fleet: Fleet) -> float:
     return min((float(found["spent"]) for found in sums if int(found["step"]) == step), default=0.0)
 
 
-def rounds_of(seconds: float) -> int:
-    """How many rounds a step or watch has, about."""
-    return max(1, -int(-seconds // max(ROUND, seconds / ROUNDS)))
+def rounds_of(seconds: float, parts: Sequence[Mapping[str, Any]]) -> int:
+    """How many rounds a step or watch has, about; more where a short time-to-live makes them shorter."""
+    done = max((int(part.get("looks") or 0) for part in parts), default=0)
+    return max(1, done, -int(-seconds // max(ROUND, seconds / ROUNDS)))
 
 
 def judge_step(fleet: Fleet) -> judging.Verdict:
     """The verdict on the canary's step so far, from all hosts' rounds."""
     seconds, spent = canary_seconds(fleet), canary_spent(fleet)
     steps, done = len(canary_steps(fleet)), spent >= seconds - 0.5
-    plan = judging.Plan(seconds, spent, rounds_of(seconds), max(1, steps), done)
     parts = [fleet.sums("canary", host) for host in canary_hosts(fleet)]
+    plan = judging.Plan(seconds, spent, rounds_of(seconds, parts), max(1, steps), done)
     return judging.judge_canary(parts, judging.limits(judge_settings(fleet)), plan)
 
 
@@ -664,8 +665,8 @@ def judge_watch(fleet: Fleet) -> judging.Verdict:
     if not judged(fleet):
         return judging.Verdict(judging.PASS)
     seconds, spent = watch_seconds(fleet), min(fleet.watched(host) for host in fleet.hosts)
-    plan = judging.Plan(seconds, spent, rounds_of(seconds), 1, spent >= seconds - 0.5)
     parts = [fleet.sums("watch", host) for host in fleet.hosts]
+    plan = judging.Plan(seconds, spent, rounds_of(seconds, parts), 1, spent >= seconds - 0.5)
     return judging.judge_watch(parts, window_before(fleet), judging.limits(judge_settings(fleet)), plan)
 
 

@@ -106,7 +106,10 @@ def test_a_fallback_is_the_first_colours_failure() -> None:
         upstream_response_time="0.000, 0.040",
     )  # fmt: skip
     assert traffic.attribute(request, [Change(0, 0, ONE_SLOT)], RELEASES) == "green"
-    assert traffic.class_of(request) == "none"
+    assert traffic.class_of(request) == traffic.class_of(request, "new") == "none"
+    # without a fallback both links name the same colour: it answered at the second attempt
+    assert traffic.class_of(request, "old") == "ok"
+    assert traffic.class_of(request | {"status": 503, "upstream_status": "502, 502", "release": ""}, "new") == "none"
 
 
 @pytest.mark.parametrize(
