@@ -182,12 +182,12 @@ def take(context: Context, params: dict[str, Any]) -> dict[str, Any]:
     # the register does not know of a person at work on one host
     if kept and kept.deploy_id != context.deploy_id and not (registered and context.registered(kept.deploy_id)):
         raise held_by(context, kept.public())
-    taken, generation, register = None, 0, None
+    taken, generation, register, reached = None, 0, None, state.fence()
     if registered:
         taken, reply = take_registered(context, params)
         generation, register = reply.generation, reply.id
     elif not context.dry_run:
-        begun, generation = Deadline.after(0), state.fence() + 1
+        begun, generation = Deadline.after(0), reached + 1
         mine = kept  # taken again by its holder: the cap stays
         cap_at = mine.cap_at if mine and mine.cap_at else begun.at + params["cap"]
         if cap_at <= begun.at:
@@ -212,7 +212,7 @@ def take(context: Context, params: dict[str, Any]) -> dict[str, Any]:
         "lease": taken.public() if taken else None,
         "generation": generation,
         "register": register,
-        "fence": state.fence(),
+        "fence": reached,  # by those before
         "status": status.status(context, brief=params["brief"], ask=False),
         "machine": status.machine(context),
     }

@@ -193,7 +193,7 @@ def test_what_a_warm_rollback_asks_of_systemd(host: Any, processes: dict[str, An
         ("lease", {"action": "release"}, []),
     ):
         host.system.calls.clear()
-        host.do(verb, "rollback", 3, **params)
+        host.do(verb, "rollback", None if verb == "lease" else 3, **params)
         assert [call[2] if call[0] == "systemctl" else call[0] for call in host.system.calls] == asked, verb
     assert host.routed() == {target: 100}
     assert host.system.timers == {}
