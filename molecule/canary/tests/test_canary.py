@@ -1,0 +1,148 @@
+"""Visitors judge a release: a share of them first, then all. The tests are one story.
+
+r4 passes every check that this scenario leaves in, and answers 500 on the page of orders.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from promises import Deployment, Ran, until
+
+OLD, BROKEN, GOOD = "r2", "r4", "r5"
+TTL = 5  # seconds until a share that nobody watches goes back
+SLOW = """\
+import time
+
+from shop.settings import *  # noqa: F403
+from shop.settings import MIDDLEWARE
+
+MIDDLEWARE = ["slow_settings.slow", *MIDDLEWARE]
+
+
+def slow(get_response):
+    def middleware(request):
+        time.sleep(0.4)
+        return get_response(request)
+
+    return middleware
+"""
+
+
+@pytest.fixture(scope="module")
+def site(fleet: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """The orders without the check that would find r4 out, and with so few requests needed that seconds are enough."""
+    checks = [check for check in fleet.settings["app_smoke"] if check["name"] != "order list"]
+    return fleet.variant(
+        tmp_path_factory.mktemp("canary"), app_smoke=checks, judge_min_requests=15, rollout_max_reverts=2
+    )
+
+
+def shares(site: Deployment) -> set[int]:
+    """The percentages of visitors that the idle colours get."""
+    return {status["share"][status["idle"]["colour"]] for status in site.status().values()}
+
+
+def during(site: Deployment, share: int, act: Callable[[], Any], **extra: object) -> Ran:
+    """Deploy; do something as soon as every host routes that share."""
+    with ThreadPoolExecutor(1) as pool:
+        deploy = pool.submit(site.playbook, "deploy.yml", **extra)
+        until(lambda: deploy.done() or shares(site) == {share}, f"every host routes {share} %", 120)
+        act()
+        return deploy.result()
+
+
+def refused(site: Deployment, release: str, *named: str, **extra: object) -> Ran:
+    """Deploy what does not please: the fleet serves the release from before, and the reason is told."""
+    ran = site.refuse("deploy.yml", sha=site.sha(release), **extra)
+    site.expect_live(OLD)
+    for word in named:
+        assert word in ran.output, f"the output should name {word!r}\n{ran.tail()}"
+    return ran
+
+
+def bad(site: Deployment, release: str) -> bool:
+    """Whether every host has marked the release as bad."""
+    sha = site.sha(release)
+    return all(any(r["sha"] == sha and r["state"] == "bad" for r in s["releases"]) for s in site.status().values())
+
+
+def test_a_good_release_goes_from_share_to_share_and_loses_no_request(site: Deployment, tmp_path: Path) -> None:
+    site.given(OLD)
+    with site.under_load(rate=60):
+        shown: list[str] = []
+        extra = {"sha": site.sha(GOOD), "canary": "10,25", "watch": 6, "report": tmp_path}
+        ran = during(site, 25, lambda: shown.append(site.must("status.yml").output), **extra)
+        assert ran.status == 0, ran.tail()
+        site.expect_live(GOOD)
+    assert "canary of 25 %" in shown[0], shown[0]
+    for share in ("canary 10 %", "canary 25 %"):
+        assert any(share in line and "pass" in line for line in ran.lines), ran.tail()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {one["share"] for one in report["rounds"] if one["phase"] == "canary"} == {10, 25}
+    assert sum(one["new"]["requests"] for one in report["rounds"] if one["phase"] == "canary") >= 15
+
+
+def test_a_release_that_fails_visitors_is_found_out_by_a_share_of_them(site: Deployment) -> None:
+    site.given(OLD)
+    with site.under_load(rate=90, spared=False) as load:
+        refused(site, BROKEN, "/orders", canary=25, watch=60)
+    failed = load.tally.failed / load.tally.requests
+    assert failed < 0.05, f"the other three quarters should have noticed nothing: {failed:.1%} failed"
+    assert bad(site, BROKEN)
+
+
+def test_a_release_that_fails_visitors_after_the_switch_goes_back_too(site: Deployment) -> None:
+    assert "retry_bad" in site.refuse("deploy.yml", sha=site.sha(BROKEN)).output
+    with site.under_load(rate=60, spared=False):
+        refused(site, BROKEN, "/orders", watch=40, retry_bad=True)
+
+
+def test_after_two_reverts_in_a_row_somebody_has_to_look(site: Deployment) -> None:
+    ran = refused(site, GOOD, "after_reverts=true", watch=1)
+    assert ran.seconds < 30, "before anything is done"
+
+
+def test_a_release_that_is_slow_is_found_out(fleet: Deployment, site: Deployment, tmp_path: Path) -> None:
+    slow = site.variant(tmp_path, app_settings_module="slow_settings", app_files={"slow_settings.py": SLOW})
+    with site.under_load(rate=90):
+        refused(slow, GOOD, "slow", canary=25, watch=60, after_reverts=True)
+
+
+def test_a_colour_that_answers_nothing_is_blamed_for_it(site: Deployment) -> None:
+    colour = site.status()["web2"]["idle"]["colour"]
+    with site.under_load(rate=60, spared=False):
+        extra = {"sha": site.sha(GOOD), "canary": 25, "watch": 60, "after_reverts": True, "retry_bad": True}
+        ran = during(site, 25, lambda: site.on("web2", f"systemctl stop orders@{colour}.service"), **extra)
+    assert ran.status != 0, ran.tail()
+    site.expect_live(OLD)
+
+
+def test_a_canary_without_visitors_says_nothing_and_goes_back(site: Deployment) -> None:
+    again = {"canary": 10, "watch": 5, "after_reverts": True, "retry_bad": True}
+    refused(site, GOOD, "inconclusive", **again)
+
+
+def test_a_controller_that_dies_takes_its_share_with_it(site: Deployment) -> None:
+    extra = {"canary": 10, "watch": 90, "after_reverts": True, "retry_bad": True}
+    hurried = {"rollout_ttl": TTL, "rollout_lease_ttl": TTL}
+    with site.under_load(rate=30):
+        process = site.start("deploy.yml", sha=site.sha(GOOD), **extra, **hurried)
+        until(lambda: shares(site) == {10}, "every host routes 10 %", 120)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        until(lambda: shares(site) == {0}, "the share is back at 0", TTL + 2)
+        site.expect_live(OLD)
+
+
+def test_on_a_quiet_site_a_release_is_confirmed_as_unjudged(site: Deployment) -> None:
+    ran = site.deploy(GOOD, watch=5, after_reverts=True, retry_bad=True, wait=60)
+    assert any("unjudged" in line for line in ran.lines), ran.tail()
+    assert "unjudged" in site.on("web1", "bluegreen history --app orders --limit 5")
