@@ -14,7 +14,7 @@ request is sent on it, and replaced; no client can lose a request that way.
 
 from __future__ import annotations
 
-from support.load.cli import main
+from support.load.cli import main, summary
 from support.load.shapes import Mix, Shape, Target, parse_profile, parse_target
 from support.load.tally import Moment, Record, Tally, quantile
 from support.load.traffic import Load, LoadThread
@@ -32,4 +32,5 @@ __all__ = [
     "parse_profile",
     "parse_target",
     "quantile",
+    "summary",
 ]
