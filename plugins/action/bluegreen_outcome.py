@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ if ROOT not in sys.path:
 
 from plugins.module_utils import bluegreen_report as report  # noqa: E402
 from plugins.module_utils import bluegreen_text as text  # noqa: E402
+from plugins.module_utils.bluegreen_fleet import Fleet  # noqa: E402
 from plugins.module_utils.bluegreen_hostvars import raw, read_fleet, read_inputs  # noqa: E402
 from plugins.module_utils.bluegreen_inputs import plain  # noqa: E402
 
@@ -47,7 +49,9 @@ class ActionModule(ActionBase):
             if inputs.get("plan_out"):
                 lines += write(inputs["plan_out"], text.as_json(plan))
         if target := report.path(inputs):
-            lines += write(target, text.as_json(report.build(fleet, found)))
+            problems = write_report(target, fleet, found)
+            lines += problems
+            found = found if problems else naming(found, report.page_path(target))
         return result | ending(found, lines)
 
 
@@ -60,14 +64,38 @@ def ending(found: dict[str, Any], lines: list[str]) -> dict[str, Any]:
     return {"outcome": found, "lines": lines, "failed": not found["ok"], "msg": message}
 
 
+def write_report(target: str, fleet: Fleet, found: dict[str, Any]) -> list[str]:
+    """Write report.json, and the page beside it. Returns a line that says what went wrong with that, if anything."""
+    from plugins.module_utils import bluegreen_page as pages
+
+    try:
+        content = text.as_json(report.build(fleet, found))
+        lines = save(target, content)
+        return lines or save(report.page_path(target), pages.page(pages.read(json.loads(content))))
+    except Exception as problem:  # noqa: BLE001  the hosts have decided: a mistake in here must not turn success to failure
+        return [f"the report could not be made: {type(problem).__name__}: {problem}"]
+
+
+def naming(found: dict[str, Any], page: str) -> dict[str, Any]:
+    """The outcome with the report's path in its last line, whichever that is."""
+    if failure := found["failure"]:
+        return found | {"failure": failure | {"next": f"{failure['next']} (report: {page})"}}
+    return found | {"line": f"{found['line']}; report: {page}"}
+
+
 def write(path: str, content: str) -> list[str]:
     """Write a file for the person who asked. Returns a line that says so, or why not."""
+    return save(path, content) or [f"written to {path}"]
+
+
+def save(path: str, content: str) -> list[str]:
+    """Write a file, and the directories that it lies in. Returns a line that says why not, if it could not be done."""
     try:
         Path(path).expanduser().parent.mkdir(parents=True, exist_ok=True)
         Path(path).expanduser().write_text(content, encoding="utf-8")
     except OSError as problem:
         return [f"{path} could not be written: {problem.strerror}"]
-    return [f"written to {path}"]
+    return []
 
 
 def status(hostvars: Any, inputs: dict[str, Any]) -> dict[str, Any]:

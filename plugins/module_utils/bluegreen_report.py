@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -14,7 +14,22 @@ FORMAT = 1
 
 
 def build(fleet: Fleet, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of report.json. `outcome`: what the last lines of the run say. Times are seconds since 1970."""
+    """The content of report.json. `outcome`: what the last lines of the run say; the page is drawn from this alone.
+
+    Times are seconds since 1970 by the controller's clock, lengths and latencies seconds, shares percent. Unknown is
+    None; lists are empty in a run that had none (a rollback has no rounds and no verdicts).
+
+    deploy_id, verb, by, run_url, app, sha, release: the run, who started it, and what it was about
+    previous: what was live before it, 12 characters · ok, ending: see bluegreen_fleet.ending · notes: lines
+    failure: {what, why, next} or None · problems: [{phase, host, what, why, todo, code}], the first is the reason
+    hosts: names in order · by_host: {name: {before, colour, after, state}}, see `places`
+    began, ended · phases: [{name, began, ended, hosts: {name: pass or fail}}], those that ran
+    canary: {steps, seconds} · watch: seconds · limits: the settings judge_* without their prefix; all as asked for
+    rounds: [{phase, share, spent, seconds, at, new, live}] of all hosts together, see `rounds`
+    before: what visitors got in the window before the switch · verdicts: {phase: {verdict, reasons, new, live}}, where
+      `live` of the watch is the window before
+    new, live, before: {requests, errors, ok, client, server, none, gone, p50, p95, p99}
+    """
     done = phases(fleet)
     return {
         "format": FORMAT,
@@ -24,6 +39,7 @@ def build(fleet: Fleet, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "run_url": fleet.inputs.get("run_url") or "",
         **{key: outcome.get(key) for key in ("app", "sha", "release", "previous", "ok", "ending", "notes", "failure")},
         "hosts": list(fleet.hosts),
+        "by_host": places(fleet),
         "began": min((phase["began"] for phase in done), default=None),
         "ended": max((phase["ended"] for phase in done), default=None),
         "phases": done,
@@ -35,6 +51,27 @@ def build(fleet: Fleet, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "verdicts": verdicts(fleet),
         "problems": [vars(problem) for problem in fleets.problems(fleet, "settle")],
     }
+
+
+def places(fleet: Fleet) -> dict[str, dict[str, str]]:
+    """Each host: the commits that it served before and after, the colour of the new release, and how that came about.
+
+    state: confirmed, went back, unchanged; or unknown, where visitors were moved and the host did not say the rest.
+    """
+    found = {}
+    for host in fleet.hosts:
+        first = str((fleet.status(host).get("live") or {}).get("sha") or "")
+        back = fleet.step("revert", host, "revert").get("live") or {}
+        if fleets.confirmed_on(fleet, host):
+            state, last = "confirmed", fleets.sha(fleet)
+        elif host not in fleets.moved(fleet):
+            state, last = "unchanged", first
+        elif fleet.passed("revert", host):
+            state, last = "went back", str(back.get("sha") or first)
+        else:
+            state, last = "unknown", ""
+        found[host] = {"before": first, "colour": fleets.new_colour(fleet, host), "after": last, "state": state}
+    return found
 
 
 def phases(fleet: Fleet) -> list[dict[str, Any]]:
@@ -54,24 +91,40 @@ def phases(fleet: Fleet) -> list[dict[str, Any]]:
 
 
 def rounds(fleet: Fleet, phase: str) -> list[dict[str, Any]]:
-    """The rounds of a canary or watch, all hosts together: share, time, and what visitors got from each release."""
-    rows = [row for host in fleet.hosts if (row := fleet.sums(phase, host).get("rounds"))]
-    found = []
-    for number in range(max((len(row) for row in rows), default=0)):
-        parts: Sequence[Mapping[str, Any]] = [row[number] for row in rows if number < len(row)]
-        new, live = (judging.summary(judging.merge(part[role] for part in parts)) for role in ("new", "live"))
-        times = [float(part["at"]) for part in parts if part.get("at")]
-        found.append(
-            {
-                "phase": phase,
-                "share": parts[0]["share"],
-                "spent": min(float(part["spent"]) for part in parts),
-                "at": max(times, default=None),
-                "new": new,
-                "live": live,
-            }
-        )
+    """The rounds of a canary or watch, all hosts together, and what visitors got from each release in them.
+
+    share: of the new release · spent: how long its step or the watch had lasted then · at: when it ended ·
+    seconds: how long it was. A host reads on where its last round ended, so that each begins where the one before ends.
+    """
+    rows = {host: row for host in fleet.hosts if (row := fleet.sums(phase, host).get("rounds"))}
+    found: list[dict[str, Any]] = []
+    for number in range(max((len(row) for row in rows.values()), default=0)):
+        parts: Mapping[str, Mapping[str, Any]] = {host: row[number] for host, row in rows.items() if number < len(row)}
+        new, live = (judging.summary(judging.merge(part[role] for part in parts.values())) for role in ("new", "live"))
+        times = [float(part["at"]) - skew(fleet, host) for host, part in parts.items() if part.get("at")]
+        one = {
+            "phase": phase,
+            "share": next(iter(parts.values()))["share"],
+            "spent": min(float(part["spent"]) for part in parts.values()),
+            "at": max(times, default=None),
+            "new": new,
+            "live": live,
+        }
+        found.append(one | {"seconds": length(one, found[-1] if found else None)})
     return found
+
+
+def skew(fleet: Fleet, host: str) -> float:
+    """Seconds that a host's clock is ahead of the controller's, as the preflight found it."""
+    return next((float(answer["clock_skew"]) for answer in fleet.of("preflight", host) if "clock_skew" in answer), 0.0)
+
+
+def length(one: Mapping[str, Any], last: Mapping[str, Any] | None) -> float:
+    """Seconds of a round, from the end of the last one; without that, what it added to its step."""
+    if last is not None and one["at"] and last["at"] and one["at"] > last["at"]:
+        return round(float(one["at"]) - float(last["at"]), 1)
+    goes_on = last is not None and last["share"] == one["share"] and last["spent"] < one["spent"]
+    return round(float(one["spent"]) - (float(last["spent"]) if last is not None and goes_on else 0.0), 1)
 
 
 def before(fleet: Fleet) -> dict[str, Any] | None:
@@ -95,6 +148,11 @@ def verdicts(fleet: Fleet) -> dict[str, Any]:
                 "live": judging.summary(said.live),
             }
     return found
+
+
+def page_path(target: str) -> str:
+    """Where the page of a report goes: beside it."""
+    return str(PurePath(target).with_suffix(".html"))
 
 
 def path(inputs: Mapping[str, Any]) -> str:

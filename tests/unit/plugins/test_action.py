@@ -297,7 +297,40 @@ def test_a_report_is_written_where_there_was_no_directory(tmp_path: Path, monkey
     written = json.loads((out / "report.json").read_text())
     assert (written["ok"], written["ending"]) == (False, "failed")
     assert written["problems"][0]["what"] == "it broke"
-    assert found["lines"] == [f"written to {out / 'report.json'}"]
+    assert "<b>Next</b> <code>correct it, build the next commit" in (out / "report.html").read_text()
+    assert found["lines"] == []
+    assert found["outcome"]["failure"]["next"].endswith(f" and deploy that (report: {out / 'report.html'})")
+    assert "report.html" not in written["failure"]["next"]
+
+
+def test_the_last_line_of_a_good_run_names_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"__preflight_result": made.taken(made.LIVE_A), "__stage_result": made.staged(made.A)}
+    inputs = made.inputs(report=str(tmp_path), sha=made.SHA[made.A])
+    found = outcome(dict.fromkeys(made.HOSTS, answers), inputs, monkeypatch)
+    assert not found["failed"]
+    assert found["outcome"]["line"].startswith("shop: nothing to do, aaaaaaaaaaaa is live on 3 hosts ({time})")
+    assert found["outcome"]["line"].endswith(f"; report: {tmp_path / 'report.html'}")
+
+
+@pytest.mark.parametrize("place", ["report.json", "report.html"])
+def test_a_report_that_cannot_be_written_is_said_and_decides_nothing(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"__preflight_result": made.taken(made.LIVE_A), "__stage_result": made.staged(made.A)}
+    inputs = made.inputs(report=str(tmp_path), sha=made.SHA[made.A])
+    (tmp_path / place).mkdir()
+    found = outcome(dict.fromkeys(made.HOSTS, answers), inputs, monkeypatch)
+    assert not found["failed"]
+    assert found["lines"] == [f"{tmp_path / place} could not be written: Is a directory"]
+    assert "report" not in found["outcome"]["line"]
+
+
+def test_a_mistake_in_the_report_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"__preflight_result": made.taken(made.LIVE_A), "__stage_result": made.staged(made.A) | {"began": "?"}}
+    inputs = made.inputs(report=str(tmp_path), sha=made.SHA[made.A])
+    found = outcome(dict.fromkeys(made.HOSTS, answers), inputs, monkeypatch)
+    assert not found["failed"]
+    assert found["lines"][0].startswith("the report could not be made: ")
 
 
 def test_status_names_hosts_that_do_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

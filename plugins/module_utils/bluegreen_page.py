@@ -1,0 +1,720 @@
+"""The report of a run as one self-contained page: what was asked for, what visitors got, how it ended. Pure functions.
+
+The page needs nothing but itself: no script, no font, no other address. It is drawn from report.json alone, whose
+content bluegreen_report.build describes. What that does not hold is a gap.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+
+SIDES = ("live", "new")  # from the bottom of a stack to its top
+QUANTILES = ("p50", "p95", "p99")
+WIDTH, HEIGHT = 1000.0, 200.0  # of every drawing, in its own units; the page stretches it
+STYLE = Path(__file__).with_suffix(".css")
+GAP = 1.5  # two rounds that are so many of their lengths apart are not joined
+MOODS = {
+    **dict.fromkeys(("live", "rolled back", "nothing to do", "pass", "confirmed"), "good"),
+    **dict.fromkeys(("refused", "failed", "reverted", "fail", "went back"), "bad"),
+}
+VERDICTS = {"so far": "cut short"}
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of the run; seconds since 1970, None where unknown. failed: the hosts on which it failed."""
+
+    name: str
+    start: float | None
+    end: float | None
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Side:
+    """What visitors of one release got. Latencies in seconds, None where unknown."""
+
+    requests: float | None = None
+    errors: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round, from `start` to `end` (seconds since 1970). share: of the new release, percent."""
+
+    start: float
+    end: float
+    phase: str
+    share: float | None
+    sides: dict[str, Side]
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was said of a canary or watch in the end, and of how much."""
+
+    phase: str
+    verdict: str
+    reasons: list[str]
+    sides: dict[str, Side]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is known of one run. asked: what the canary and the watch were to be. failure: {what, why, next}."""
+
+    app: str = ""
+    sha: str = ""
+    ending: str = ""
+    started: float | None = None
+    ended: float | None = None
+    about: dict[str, str] = field(default_factory=dict)
+    asked: str = ""
+    hosts: list[dict[str, str]] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
+    before: Side | None = None
+    verdicts: list[Verdict] = field(default_factory=list)
+    failure: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def number(value: object) -> float | None:
+    """A number that can be drawn; None for everything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) and abs(found) < 1e15 else None
+
+
+def amount(value: object) -> float | None:
+    """The same for what cannot be below 0."""
+    found = number(value)
+    return found if found is not None and found >= 0 else None
+
+
+def text(value: object) -> str:
+    """A word or a number as text; empty for everything else."""
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+
+
+def part(value: object) -> dict[str, object]:
+    """An object of the report; empty for everything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def lines(value: object) -> list[str]:
+    """The texts of a list."""
+    return [said for one in value if (said := text(one))] if isinstance(value, list) else []
+
+
+def _items(value: object) -> list[dict[str, object]]:
+    found = value if isinstance(value, list) else []
+    return [one for one in found if isinstance(one, dict)]
+
+
+def read(data: object) -> Report:
+    """The report in decoded JSON, whatever it holds. Never raises."""
+    given = part(data)
+    verdicts = part(given.get("verdicts"))
+    problems = [_problem(one) for one in _items(given.get("problems"))]
+    return Report(
+        app=text(given.get("app")),
+        sha=text(given.get("sha")),
+        ending=text(given.get("ending")),
+        started=number(given.get("began")),
+        ended=number(given.get("ended")),
+        about={key: text(given.get(key)) for key in ("deploy_id", "verb", "by", "run_url", "release", "previous")},
+        asked=_asked(given),
+        hosts=_hosts(given),
+        phases=[_phase(one) for one in _items(given.get("phases"))],
+        rounds=sorted(filter(None, map(_round, _items(given.get("rounds")))), key=lambda one: one.end),
+        before=_side(given["before"]) if isinstance(given.get("before"), dict) else None,
+        verdicts=[_verdict(str(name), one) for name, one in verdicts.items() if isinstance(one, dict)],
+        failure={key: said for key, one in part(given.get("failure")).items() if (said := text(one))},
+        problems=list(dict.fromkeys(filter(None, problems))),
+        notes=lines(given.get("notes")),
+    )
+
+
+def _hosts(given: dict[str, object]) -> list[dict[str, str]]:
+    names, known = lines(given.get("hosts")), part(given.get("by_host"))
+    rows = []
+    for name in names:
+        one = part(known.get(name))
+        shown = {"host": name, "before": text(one.get("before"))[:12], "now": text(one.get("after"))[:12]}
+        rows.append(shown | {"new on": text(one.get("colour")), "": text(one.get("state"))})
+    return rows
+
+
+def _phase(one: dict[str, object]) -> Phase:
+    failed = tuple(str(host) for host, verdict in part(one.get("hosts")).items() if verdict == "fail")
+    return Phase(text(one.get("name")), number(one.get("began")), number(one.get("ended")), failed)
+
+
+def _side(one: object) -> Side:
+    given = part(one)
+    return Side(*(amount(given.get(key)) for key in ("requests", "errors", *QUANTILES)))
+
+
+def _sides(one: dict[str, object]) -> dict[str, Side]:
+    return {name: _side(one[name]) for name in SIDES if isinstance(one.get(name), dict)}
+
+
+def _round(one: dict[str, object]) -> Round | None:
+    at, seconds = number(one.get("at")), amount(one.get("seconds"))
+    if at is None:
+        return None
+    return Round(at - (seconds or 1.0), at, text(one.get("phase")), amount(one.get("share")), _sides(one))
+
+
+def _verdict(phase: str, one: dict[str, object]) -> Verdict:
+    return Verdict(phase, text(one.get("verdict")), lines(one.get("reasons")), _sides(one))
+
+
+def _problem(one: dict[str, object]) -> str:
+    where = ", ".join(word for word in (title(text(one.get("phase"))), text(one.get("host"))) if word)
+    said = " · ".join(word for word in (text(one.get("what")), text(one.get("why"))) if word)
+    return f"{where}: {said}" if where and said else said
+
+
+def _asked(given: dict[str, object]) -> str:
+    canary, watch = part(given.get("canary")), amount(given.get("watch"))
+    steps = canary.get("steps")
+    shares = [percent(found) for one in steps if (found := amount(one))] if isinstance(steps, list) else []
+    each = f" for {length(amount(canary.get('seconds')))}{' each' if len(shares) > 1 else ''}"
+    words = [f"canary {', '.join(shares)}{each}"] if shares else []
+    return ", ".join(words + ([f"watch {length(watch)}"] if watch else []))
+
+
+# --- reckoning ----------------------------------------------------------------------------------------------------
+
+
+def mood(word: str) -> str:
+    """How an ending, a verdict or a host's state looks: good, bad or open."""
+    return MOODS.get(word, "open")
+
+
+def total(report: Report, side: str, what: str) -> float:
+    """Requests or errors of one release over all rounds."""
+    return sum(getattr(one.sides[side], what) or 0.0 for one in report.rounds if side in one.sides)
+
+
+def error_share(requests: float, errors: float) -> float | None:
+    """Percent; None without requests."""
+    return 100 * errors / requests if requests else None
+
+
+def span(report: Report) -> tuple[float, float] | None:
+    """From the first to the last moment that anything is known of; None if there is none."""
+    moments = [report.started, report.ended]
+    moments += [moment for phase in report.phases for moment in (phase.start, phase.end)]
+    moments += [moment for one in report.rounds for moment in (one.start, one.end)]
+    known = [moment for moment in moments if moment is not None]
+    return (min(known), max(*known, min(known) + 1)) if known else None
+
+
+def watched(report: Report) -> tuple[float, float] | None:
+    """The time that the drawings show: the rounds, what followed at once if hosts went back, and a little around."""
+    if not report.rounds:
+        return None
+    start, end = min(one.start for one in report.rounds), max(one.end for one in report.rounds)
+    back = [one.end for one in report.phases if one.name == "revert" and one.end is not None]
+    end = max([end, *(moment for moment in back if moment < end + (end - start))])
+    around = 0.02 * (end - start)
+    return start - around, end + around
+
+
+def stretches(report: Report) -> list[tuple[str, float, float]]:
+    """What marks the drawings, as (name, start, end): the phases, and each share of a canary by itself."""
+    found = []
+    for (phase, share), group in groupby(report.rounds, key=lambda one: (one.phase, one.share)):
+        rounds = list(group)
+        name = f"{title(phase)} {percent(share)}" if phase == "canary" else title(phase)
+        found.append((name, rounds[0].start, rounds[-1].end))
+    judged = {one.phase for one in report.rounds}
+    found += [
+        (title(one.name), one.start, one.end)
+        for one in report.phases
+        if one.name not in judged and one.start is not None and one.end is not None
+    ]
+    return sorted(found, key=lambda one: one[1])
+
+
+def ticks(high: float, most: int = 4) -> list[float]:
+    """Round numbers from 0 to at least `high`, at most `most` steps."""
+    if high <= 0:
+        return [0.0, 1.0]
+    step = 10 ** math.floor(math.log10(high / most))
+    while math.ceil(high / step - 1e-9) > most:
+        lead = round(step / 10 ** math.floor(math.log10(step) + 1e-9))
+        step *= {1: 2, 2: 2.5, 5: 2}.get(lead, 2)
+    return [step * place for place in range(math.ceil(high / step - 1e-9) + 1)]
+
+
+def marks(start: float, end: float, zero: float = 0.0, most: int = 6) -> list[float]:
+    """Moments between `start` and `end` at which a time axis is labelled: round numbers of seconds after `zero`."""
+    wanted = (end - start) / most
+    fitting = (step for step in (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200) if step >= wanted)
+    step = next(fitting, 3600 * math.ceil(wanted / 3600))
+    first = math.ceil((start - zero) / step)
+    return [zero + step * place for place in range(first, math.floor((end - zero) / step) + 1)]
+
+
+def runs(report: Report, side: str, what: str) -> list[list[tuple[float, float]]]:
+    """A latency over time, in pieces: a round without it, or without a neighbour, ends a piece."""
+    pieces: list[list[tuple[float, float]]] = []
+    before: float | None = None
+    for one in report.rounds:
+        value = getattr(one.sides[side], what) if side in one.sides else None
+        if value is None:
+            before = None
+            continue
+        if before is None or one.start - before > (GAP - 1) * one.seconds + 0.5:
+            pieces.append([])
+        pieces[-1].append(((one.start + one.end) / 2, value))
+        before = one.end
+    return pieces
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def title(phase: str) -> str:
+    """A phase's name as it is shown."""
+    return (phase[:1].upper() + phase[1:]).replace("_", " ")
+
+
+def esc(value: object) -> str:
+    """Text that is text wherever it stands in the page; what XML cannot hold becomes a question mark."""
+    return html.escape(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", str(value)))
+
+
+def count(value: float | None) -> str:
+    """A number of things, as people write it."""
+    return "–" if value is None else f"{value:,.0f}".replace(",", "\u202f")
+
+
+def rate(value: float) -> str:
+    """A number on an axis."""
+    return f"{value:,.0f}".replace(",", "\u202f") if value >= 10 or value == int(value) else f"{value:.2g}"
+
+
+def percent(value: float | None) -> str:
+    """A share with as many digits as tell something."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}\u00a0%" if value == 0 or value >= 10 else f"{value:.2g}\u00a0%"
+
+
+def latency(value: float | None) -> str:
+    """Seconds as milliseconds, or as seconds where they are many."""
+    if value is None:
+        return "–"
+    if value >= 1:
+        return f"{value:.2f}\u00a0s"
+    return f"{1000 * value:.0f}\u00a0ms" if value >= 0.01 or value == 0 else f"{1000 * value:.1f}\u00a0ms"
+
+
+def length(value: float | None) -> str:
+    """A span of seconds."""
+    if value is None or value < 0:
+        return "–"
+    if value < 10:
+        return f"{value:.1f} s"
+    if value < 120:
+        return f"{value:.0f} s"
+    if value < 7200:
+        return f"{value // 60:.0f} min {value % 60:02.0f} s"
+    return f"{value // 3600:.0f} h {value % 3600 // 60:02.0f} min"
+
+
+def moment(value: float | None, form: str = "%Y-%m-%d %H:%M:%S UTC") -> str:
+    """A point in time."""
+    if value is None:
+        return "–"
+    try:
+        return datetime.fromtimestamp(value, UTC).strftime(form)
+    except (ValueError, OverflowError, OSError):
+        return "–"
+
+
+# --- drawing ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where moments and values lie in a drawing."""
+
+    start: float
+    end: float
+    high: float
+
+    def x(self, at: float) -> float:
+        """From the left."""
+        return WIDTH * (at - self.start) / (self.end - self.start)
+
+    def y(self, value: float) -> float:
+        """From the top."""
+        return HEIGHT * (1 - min(value, self.high) / self.high)
+
+
+def box(frame: Frame, start: float, end: float, low: float, high: float, kind: str, told: str) -> str:
+    """A bar from `start` to `end`, from `low` to `high`, that says what it is."""
+    if high <= low:
+        return ""
+    left, top = frame.x(start), frame.y(high)
+    wide, tall = frame.x(end) - left, frame.y(low) - top
+    shape = f'x="{left:.2f}" y="{top:.2f}" width="{wide:.2f}" height="{tall:.2f}"'
+    return f'<rect class="{kind}" {shape}><title>{esc(told)}</title></rect>'
+
+
+def line(frame: Frame, points: Sequence[tuple[float, float]], kind: str) -> str:
+    """A line through points; a single point becomes a short dash."""
+    places = [(frame.x(at), frame.y(value)) for at, value in points]
+    if len(places) == 1:
+        places = [(places[0][0] - 6, places[0][1]), (places[0][0] + 6, places[0][1])]
+    path = " ".join(f"{x:.2f},{y:.2f}" for x, y in places)
+    return f'<polyline class="{kind}" points="{path}"/>'
+
+
+def band(frame: Frame, low: Sequence[tuple[float, float]], high: Sequence[tuple[float, float]], kind: str) -> str:
+    """The area between two lines."""
+    corners = [*high, *reversed(low)]
+    path = " ".join(f"{frame.x(at):.2f},{frame.y(value):.2f}" for at, value in corners)
+    return f'<polygon class="{kind}" points="{path}"/>'
+
+
+def drawing(
+    frame: Frame, inner: str, label: str, values: Callable[[float], str], axis: list[float], zero: float
+) -> str:
+    """A drawing with its axes. The shapes stretch with the page, the words beside them keep their size."""
+    grid = "".join(
+        f'<line class="grid" x1="0" x2="{WIDTH:g}" y1="{frame.y(v):.2f}" y2="{frame.y(v):.2f}"/>' for v in axis
+    )
+    scale = "".join(f'<span style="top:{100 * frame.y(v) / HEIGHT:.2f}%">{esc(values(v))}</span>' for v in axis)
+    times = "".join(
+        f'<span style="left:{100 * frame.x(at) / WIDTH:.2f}%">{esc(clock(at - zero))}</span>'
+        for at in marks(frame.start, frame.end, zero)
+        if frame.x(at) <= 0.97 * WIDTH
+    )
+    return (
+        f'<div class="plot"><div class="scale" aria-hidden="true">{scale}</div>'
+        f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" preserveAspectRatio="none" role="img" aria-label="{esc(label)}">'
+        f'{grid}{inner}</svg><div class="times" aria-hidden="true">{times}</div></div>'
+    )
+
+
+def clock(seconds: float) -> str:
+    """Time since the start of the run, as the axes show it."""
+    whole = round(seconds)
+    return f"{'-' if whole < 0 else ''}{abs(whole) // 60}:{abs(whole) % 60:02d}"
+
+
+def borders(report: Report, frame: Frame) -> str:
+    """A line where each phase or share starts."""
+    return "".join(
+        f'<line class="border" x1="{frame.x(start):.2f}" x2="{frame.x(start):.2f}" y1="0" y2="{HEIGHT:g}"/>'
+        for _, start, _ in stretches(report)
+        if frame.start < start < frame.end
+    )
+
+
+def strip(report: Report, start: float, end: float) -> str:
+    """The names above a drawing, each as wide as it took; a name that does not fit is cut."""
+    frame = Frame(start, end, 1)
+    cells = []
+    for name, began, ended in stretches(report):
+        if ended <= start or began >= end or ended <= began:
+            continue
+        left, right = frame.x(max(began, start)) / 10, frame.x(min(ended, end)) / 10
+        told = f"{name}: {length(ended - began)}"
+        shown = esc(name) if right - left > 4 else ""
+        cells.append(
+            f'<span style="left:{left:.2f}%;width:{max(0.2, right - left):.2f}%" title="{esc(told)}">{shown}</span>'
+        )
+    return f'<div class="strip" aria-hidden="true">{"".join(cells)}</div>' if cells else ""
+
+
+def stack(report: Report, what: str, caption: str, unit: str) -> str:
+    """Requests or errors per second, one release on the other."""
+    window = watched(report)
+    assert window is not None
+    tops = [sum(getattr(side, what) or 0 for side in one.sides.values()) / one.seconds for one in report.rounds]
+    axis = ticks(max(1.0, *tops))  # a single error must not fill the drawing
+    frame = Frame(*window, axis[-1])
+    shapes = []
+    for one in report.rounds:
+        low = 0.0
+        for name in SIDES:
+            found = getattr(one.sides[name], what) if name in one.sides else None
+            if found is None:
+                continue
+            high = low + found / one.seconds
+            share = f", share {percent(one.share)}" if one.share is not None else ""
+            told = f"{clock(one.end - origin(report))} {title(one.phase)}: {count(found)} {what}, {name} release{share}"
+            shapes.append(box(frame, one.start, one.end, low, high, f"{what} {name}", told))
+            low = high
+    body = "".join(shapes) + borders(report, frame)
+    shown = drawing(frame, body, caption, rate, axis, origin(report))
+    above = f'<figcaption><b>{caption}</b> <span class="unit">{unit}</span>{LEGEND[what]}</figcaption>'
+    return f"<figure>{above}{strip(report, *window)}{shown}</figure>"
+
+
+LEGEND = {
+    "requests": '<span class="key"><i class="requests new"></i>new <i class="requests live"></i>live</span>',
+    "errors": '<span class="key"><i class="errors new"></i>new <i class="errors live"></i>live</span>',
+}
+
+
+def origin(report: Report) -> float:
+    """The moment from which the axes count."""
+    whole = span(report)
+    assert whole is not None
+    return report.started if report.started is not None and report.started <= whole[1] else whole[0]
+
+
+def latencies(report: Report) -> str:
+    """p50, p95 and p99 of each release, side by side on the same scale; the window before the switch as its p95."""
+    window = watched(report)
+    assert window is not None
+    sides = [side for one in report.rounds for side in one.sides.values()] + ([report.before] if report.before else [])
+    known = [value for side in sides for value in (side.p50, side.p95, side.p99) if value is not None]
+    if not known:
+        return '<p class="none">No latencies were measured.</p>'
+    axis = ticks(max(known))
+    frame = Frame(*window, axis[-1])
+    panels = []
+    for name in reversed(SIDES):
+        pieces = {quantile: runs(report, name, quantile) for quantile in QUANTILES}
+        if any(pieces.values()):
+            panels.append(panel(report, frame, axis, name, pieces))
+        elif name == "new":
+            panels.append(f'<div>{heading(name)}<p class="none">No answers.</p></div>')
+    reference = '<i class="lbefore"></i>p95 before the switch' if any("before" in one for one in panels) else ""
+    key = f'<span class="key"><i class="l50"></i>p50 <i class="l95"></i>p95 <i class="l99"></i>p99 {reference}</span>'
+    caption = f'<figcaption><b>Latency</b> <span class="unit">of the answers in each round</span>{key}</figcaption>'
+    return f'<figure>{caption}<div class="pair">{"".join(panels)}</div></figure>'
+
+
+Pieces = dict[str, list[list[tuple[float, float]]]]
+
+
+def heading(name: str, small: str = "") -> str:
+    """Above one release's latencies."""
+    return f'<h3><i class="requests {name}"></i>{name} release{f" <small>{esc(small)}</small>" if small else ""}</h3>'
+
+
+def panel(report: Report, frame: Frame, axis: list[float], name: str, pieces: Pieces) -> str:
+    """The latencies of one release."""
+    body = "".join(
+        band(frame, low, high, f"band {name}")
+        for low, high in zip(pieces["p50"], pieces["p99"], strict=False)
+        if len(low) > 1 and [at for at, _ in low] == [at for at, _ in high]
+    )
+    body += "".join(line(frame, piece, f"{quantile} {name}") for quantile in QUANTILES for piece in pieces[quantile])
+    after = [one for one in report.rounds if one.phase == "watch"]
+    if name == "new" and after and report.before and report.before.p95 is not None:
+        ends = (after[0].start, after[-1].end)
+        body += line(frame, [(at, report.before.p95) for at in ends], "before")
+    last = ", ".join(f"{q} {latency(pieces[q][-1][-1][1])}" for q in QUANTILES if pieces[q])
+    shown = drawing(frame, body + borders(report, frame), f"latency, {name} release", latency, axis, origin(report))
+    return f"<div>{heading(name, f'last: {last}')}{shown}</div>"
+
+
+# --- the page -----------------------------------------------------------------------------------------------------
+
+
+def timeline(report: Report) -> str:
+    """The phases, each where it lay in the run."""
+    whole = span(report)
+    if not report.phases or whole is None:
+        return ""
+    rows = []
+    for one in report.phases:
+        took = one.end - one.start if one.start is not None and one.end is not None else None
+        bar, kind = "", "bad" if one.failed or one.name == "revert" else ""
+        if one.start is not None and one.end is not None and one.end >= one.start:
+            frame = Frame(*whole, 1)
+            left, right = frame.x(one.start) / 10, frame.x(one.end) / 10
+            bar = f'<i class="{kind}" style="left:{min(left, 99.5):.2f}%;width:{max(0.5, right - left):.2f}%"></i>'
+        failed = f'<small class="wrong">failed on {esc(", ".join(one.failed))}</small>' if one.failed else ""
+        name = f"<span>{esc(title(one.name)) or '–'}</span>"
+        rows.append(f"<li>{name}<div>{bar}</div><span>{length(took)}</span>{failed}</li>")
+    return f'<section><h2>Phases</h2><ol class="phases">{"".join(rows)}</ol></section>'
+
+
+def tiles(report: Report) -> str:
+    """The figures that matter, large."""
+    took = report.ended - report.started if report.started is not None and report.ended is not None else None
+    cells = [("took", length(took), f"{len(report.hosts)} host{'' if len(report.hosts) == 1 else 's'}")]
+    if report.rounds:
+        asked = {name: total(report, name, "requests") for name in SIDES}
+        wrong = {name: total(report, name, "errors") for name in SIDES}
+        cells.append(("requests judged", count(sum(asked.values())), f"{count(asked['new'])} by the new release"))
+        share = {name: percent(error_share(asked[name], wrong[name])) for name in SIDES}
+        cells.append(("errors", count(sum(wrong.values())), f"new {share['new']}, live {share['live']}"))
+        worst = {name: worst_p95(report, name) for name in SIDES}
+        cells.append(("highest p95, new", latency(worst["new"]), f"live {latency(worst['live'])}"))
+    return "".join(
+        f'<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd><dd class="small">{esc(more)}</dd></div>'
+        for name, value, more in cells
+    )
+
+
+def worst_p95(report: Report, side: str) -> float | None:
+    """The highest p95 of any round."""
+    found = [one.sides[side].p95 for one in report.rounds if side in one.sides]
+    return max((value for value in found if value is not None), default=None)
+
+
+def badge(word: str, shown: str = "") -> str:
+    """An ending, a verdict or a state in its colour."""
+    return f'<span class="badge {mood(word)}">{esc(shown or word)}</span>' if word else "–"
+
+
+def facts(report: Report) -> str:
+    """How it ended, of what, where and when: first on the page."""
+    why = "".join(f"<p>{esc(report.failure[key])}</p>" for key in ("what", "why") if key in report.failure)
+    rows = [("why", f'<div class="reason">{why}</div>')] if why else []
+    release = f"<code>{esc(report.sha) or '–'}</code>"
+    release += f" <small>release {esc(report.about['release'])}</small>" if report.about.get("release") else ""
+    rows.append(("commit", release))
+    told = [("before", report.about.get("previous")), ("asked for", report.asked), ("by", report.about.get("by"))]
+    told.append(("run", " · ".join(filter(None, (report.about.get("deploy_id"), report.about.get("run_url"))))))
+    rows += [(name, esc(said)) for name, said in told if said]
+    rows.append(("time", f"{esc(moment(report.started))} to {esc(moment(report.ended, '%H:%M:%S'))}"))
+    if report.hosts:
+        columns = [name for name in report.hosts[0] if name == "host" or any(row[name] for row in report.hosts)]
+        cells = [[esc(row[name]) or "–" if name else badge(row[name]) for name in columns] for row in report.hosts]
+        rows.append((f"hosts ({len(report.hosts)})", table(columns, cells)))
+    body = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in rows)
+    return f'<table class="facts"><tbody>{body}</tbody></table>'
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells that are markup already."""
+    head = "".join(f"<th>{esc(name)}</th>" for name in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in rows)
+    return f'<div class="wide"><table class="rows"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def figures(side: Side | None) -> list[str]:
+    """Requests, errors and quantiles as cells."""
+    side = side or Side()
+    wrong = f'<b class="wrong">{count(side.errors)}</b>' if side.errors else count(side.errors)
+    return [count(side.requests), wrong, *(latency(getattr(side, name)) for name in QUANTILES)]
+
+
+def judgement(report: Report) -> str:
+    """The verdict on the canary and on the watch: the word, why, and the figures that it rests on."""
+    parts = []
+    for one in report.verdicts:
+        against = "before the switch" if one.phase == "watch" else "live"
+        said = "".join(f"<li>{esc(reason)}</li>" for reason in one.reasons)
+        rows = [["new", *figures(one.sides.get("new"))], [against, *figures(one.sides.get("live"))]]
+        word = badge(one.verdict, VERDICTS.get(one.verdict, ""))
+        reasons = f'<ul class="said">{said}</ul>' if said else ""
+        shown = table(["", "requests", "errors", *QUANTILES], rows)
+        parts.append(f'<div class="verdict"><h3>{esc(title(one.phase))} {word}</h3>{reasons}{shown}</div>')
+    return f'<section><h2>Verdicts</h2><div class="pair">{"".join(parts)}</div></section>' if parts else ""
+
+
+def round_table(report: Report) -> str:
+    """Every round in figures."""
+    if not report.rounds:
+        return ""
+    columns = ["end", "phase", "share"]
+    columns += [f"{name} {what}" for name in reversed(SIDES) for what in ("requests", "errors", *QUANTILES)]
+    shown = table(columns, [list(_cells(report, one)) for one in report.rounds])
+    summary = f"<summary>All rounds in figures ({len(report.rounds)})</summary>"
+    return f"<section><details>{summary}{shown}</details></section>"
+
+
+def _cells(report: Report, one: Round) -> Iterator[str]:
+    yield f'<span title="{esc(moment(one.end))}">{esc(clock(one.end - origin(report)))}</span>'
+    yield from (esc(title(one.phase)), percent(one.share))
+    for name in reversed(SIDES):
+        yield from figures(one.sides.get(name))
+
+
+def traffic(report: Report) -> str:
+    """The drawings; nothing in a run without rounds."""
+    if not report.rounds:
+        return ""
+    parts = [stack(report, "requests", "Requests", "per second, by the release that answered")]
+    asked = sum(total(report, name, "requests") for name in SIDES)
+    if any(total(report, name, "errors") for name in SIDES):
+        parts.append(stack(report, "errors", "Errors", "per second, by the release that answered"))
+    elif asked:
+        parts.append(f'<p class="none good">No error in {count(asked)} requests.</p>')
+    else:
+        parts.append('<p class="none">No visitor asked for anything.</p>')
+    return f"<section><h2>What visitors got</h2>{''.join(parts)}{latencies(report)}</section>"
+
+
+def remarks(report: Report) -> str:
+    """What deserves attention, and all that went wrong where that is more than the reason above."""
+    parts = []
+    for name, found in (("Notes", report.notes), ("Problems", report.problems if len(report.problems) > 1 else [])):
+        shown = "".join(f"<li>{esc(one)}</li>" for one in found)
+        parts.append(f'<section><h2>{name}</h2><ul class="said">{shown}</ul></section>' if shown else "")
+    return "".join(parts)
+
+
+def page(report: Report) -> str:
+    """The whole page. Raises OSError if its style sheet, which lies beside this file, cannot be read."""
+    style = STYLE.read_text(encoding="utf-8")
+    verb = title(report.about.get("verb") or "deploy")
+    ended, todo = badge(report.ending or "unknown"), report.failure.get("next", "")
+    next_step = f'<p class="todo"><b>Next</b> <code>{esc(todo)}</code></p>' if todo else ""
+    unjudged = '<p class="none">In this run no visitor\'s request was judged.</p>' if not report.rounds else ""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8"/>
+<meta name="viewport" content="width=device-width, initial-scale=1"/>
+<meta name="color-scheme" content="light dark"/>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'"/>
+<title>{esc(report.app or verb)} {esc(report.sha[:12])}: {esc(report.ending or "report")}</title>
+<style>
+{style}</style>
+</head>
+<body class="{mood(report.ending)}">
+<header><h1>{esc(verb)} {esc(report.app)} <code>{esc(report.sha[:12])}</code> {ended}</h1></header>
+<main>
+{next_step}
+{facts(report)}
+<dl class="tiles">{tiles(report)}</dl>
+{judgement(report)}
+{traffic(report)}
+{unjudged}
+{timeline(report)}
+{remarks(report)}
+{round_table(report)}
+</main>
+</body>
+</html>
+"""
