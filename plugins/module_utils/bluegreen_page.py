@@ -24,6 +24,7 @@ MOODS = {
     **dict.fromkeys(("live", "rolled back", "nothing to do", "pass", "confirmed"), "good"),
     **dict.fromkeys(("refused", "failed", "reverted", "fail", "went back"), "bad"),
 }
+BACK = "revert"  # the phase that is drawn as one that nobody wants
 VERDICTS = {"so far": "cut short"}
 
 
@@ -165,7 +166,7 @@ def _hosts(given: dict[str, object]) -> list[dict[str, str]]:
     for name in names:
         one = part(known.get(name))
         shown = {"host": name, "before": text(one.get("before"))[:12], "now": text(one.get("after"))[:12]}
-        rows.append(shown | {"new on": text(one.get("colour")), "": text(one.get("state"))})
+        rows.append(shown | {"new colour": text(one.get("colour")), "": text(one.get("state"))})
     return rows
 
 
@@ -237,14 +238,13 @@ def span(report: Report) -> tuple[float, float] | None:
 
 
 def watched(report: Report) -> tuple[float, float] | None:
-    """The time that the drawings show: the rounds, what followed at once if hosts went back, and a little around."""
+    """The time that the drawings show: the rounds, and a little around them; more where the hosts went back."""
     if not report.rounds:
         return None
     start, end = min(one.start for one in report.rounds), max(one.end for one in report.rounds)
-    back = [one.end for one in report.phases if one.name == "revert" and one.end is not None]
-    end = max([end, *(moment for moment in back if moment < end + (end - start))])
     around = 0.02 * (end - start)
-    return start - around, end + around
+    back = any(one.name == BACK and one.start is not None and one.start < end + 2 * around for one in report.phases)
+    return start - around, end + around * (6 if back else 1)
 
 
 def stretches(report: Report) -> list[tuple[str, float, float]]:
@@ -284,12 +284,15 @@ def marks(start: float, end: float, zero: float = 0.0, most: int = 6) -> list[fl
 
 
 def runs(report: Report, side: str, what: str) -> list[list[tuple[float, float]]]:
-    """A latency over time, in pieces: a round without it, or without a neighbour, ends a piece."""
+    """A latency over time, in pieces: a round without it, or without a neighbour, ends a piece.
+
+    In the watch all visitors are on the new release; what the other one still answers then is not drawn.
+    """
     pieces: list[list[tuple[float, float]]] = []
     before: float | None = None
     for one in report.rounds:
         value = getattr(one.sides[side], what) if side in one.sides else None
-        if value is None:
+        if value is None or (one.phase == "watch" and side != "new"):
             before = None
             continue
         if before is None or one.start - before > (GAP - 1) * one.seconds + 0.5:
@@ -347,7 +350,7 @@ def length(value: float | None) -> str:
     if value < 120:
         return f"{value:.0f} s"
     if value < 7200:
-        return f"{value // 60:.0f} min {value % 60:02.0f} s"
+        return f"{value // 60:.0f} min {value % 60:02.0f} s".removesuffix(" 00 s")
     return f"{value // 3600:.0f} h {value % 3600 // 60:02.0f} min"
 
 
@@ -435,11 +438,12 @@ def clock(seconds: float) -> str:
 
 def borders(report: Report, frame: Frame) -> str:
     """A line where each phase or share starts."""
-    return "".join(
-        f'<line class="border" x1="{frame.x(start):.2f}" x2="{frame.x(start):.2f}" y1="0" y2="{HEIGHT:g}"/>'
-        for _, start, _ in stretches(report)
-        if frame.start < start < frame.end
-    )
+    shown = ""
+    for name, start, _ in stretches(report):
+        if frame.start < start < frame.end:
+            kind, x = "border back" if name == title(BACK) else "border", frame.x(start)
+            shown += f'<line class="{kind}" x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="{HEIGHT:g}"/>'
+    return shown
 
 
 def strip(report: Report, start: float, end: float) -> str:
@@ -449,12 +453,18 @@ def strip(report: Report, start: float, end: float) -> str:
     for name, began, ended in stretches(report):
         if ended <= start or began >= end or ended <= began:
             continue
+        back = name == title(BACK)
+        if back:
+            ended = end  # it takes less than its name is wide; what follows is not of interest here
         left, right = frame.x(max(began, start)) / 10, frame.x(min(ended, end)) / 10
         told = f"{name}: {length(ended - began)}"
         shown = esc(name) if right - left > 4 else ""
         cells.append(
-            f'<span style="left:{left:.2f}%;width:{max(0.2, right - left):.2f}%" title="{esc(told)}">{shown}</span>'
+            f'<span class="{"back" if back else ""}" style="left:{left:.2f}%;width:{max(0.2, right - left):.2f}%" '
+            f'title="{esc(told)}">{shown}</span>'
         )
+        if back:
+            break
     return f'<div class="strip" aria-hidden="true">{"".join(cells)}</div>' if cells else ""
 
 
@@ -512,7 +522,7 @@ def latencies(report: Report) -> str:
         if any(pieces.values()):
             panels.append(panel(report, frame, axis, name, pieces))
         elif name == "new":
-            panels.append(f'<div>{heading(name)}<p class="none">No answers.</p></div>')
+            panels.append(f'<div>{heading(report, name)}<p class="none">No answers.</p></div>')
     reference = '<i class="lbefore"></i>p95 before the switch' if any("before" in one for one in panels) else ""
     key = f'<span class="key"><i class="l50"></i>p50 <i class="l95"></i>p95 <i class="l99"></i>p99 {reference}</span>'
     caption = f'<figcaption><b>Latency</b> <span class="unit">of the answers in each round</span>{key}</figcaption>'
@@ -522,9 +532,13 @@ def latencies(report: Report) -> str:
 Pieces = dict[str, list[list[tuple[float, float]]]]
 
 
-def heading(name: str, small: str = "") -> str:
-    """Above one release's latencies."""
-    return f'<h3><i class="requests {name}"></i>{name} release{f" <small>{esc(small)}</small>" if small else ""}</h3>'
+def heading(report: Report, name: str, small: str = "") -> str:
+    """Above one release's latencies; with its colour, where that is the same on all hosts."""
+    found = {colour for row in report.hosts if (colour := row["new colour"])}
+    new = found.pop() if len(found) == 1 else ""
+    colour = new if name == "new" else {"blue": "green", "green": "blue"}.get(new, "")
+    shown = f"{name} release{f', {colour}' if colour else ''}"
+    return f'<h3><i class="requests {name}"></i>{esc(shown)}{f" <small>{esc(small)}</small>" if small else ""}</h3>'
 
 
 def panel(report: Report, frame: Frame, axis: list[float], name: str, pieces: Pieces) -> str:
@@ -541,7 +555,7 @@ def panel(report: Report, frame: Frame, axis: list[float], name: str, pieces: Pi
         body += line(frame, [(at, report.before.p95) for at in ends], "before")
     last = ", ".join(f"{q} {latency(pieces[q][-1][-1][1])}" for q in QUANTILES if pieces[q])
     shown = drawing(frame, body + borders(report, frame), f"latency, {name} release", latency, axis, origin(report))
-    return f"<div>{heading(name, f'last: {last}')}{shown}</div>"
+    return f"<div>{heading(report, name, f'last: {last}')}{shown}</div>"
 
 
 # --- the page -----------------------------------------------------------------------------------------------------
@@ -555,7 +569,7 @@ def timeline(report: Report) -> str:
     rows = []
     for one in report.phases:
         took = one.end - one.start if one.start is not None and one.end is not None else None
-        bar, kind = "", "bad" if one.failed or one.name == "revert" else ""
+        bar, kind = "", "bad" if one.failed or one.name == BACK else ""
         if one.start is not None and one.end is not None and one.end >= one.start:
             frame = Frame(*whole, 1)
             left, right = frame.x(one.start) / 10, frame.x(one.end) / 10
@@ -567,21 +581,23 @@ def timeline(report: Report) -> str:
 
 
 def tiles(report: Report) -> str:
-    """The figures that matter, large."""
-    took = report.ended - report.started if report.started is not None and report.ended is not None else None
-    cells = [("took", length(took), f"{len(report.hosts)} host{'' if len(report.hosts) == 1 else 's'}")]
-    if report.rounds:
-        asked = {name: total(report, name, "requests") for name in SIDES}
-        wrong = {name: total(report, name, "errors") for name in SIDES}
-        cells.append(("requests judged", count(sum(asked.values())), f"{count(asked['new'])} by the new release"))
-        share = {name: percent(error_share(asked[name], wrong[name])) for name in SIDES}
-        cells.append(("errors", count(sum(wrong.values())), f"new {share['new']}, live {share['live']}"))
-        worst = {name: worst_p95(report, name) for name in SIDES}
-        cells.append(("highest p95, new", latency(worst["new"]), f"live {latency(worst['live'])}"))
-    return "".join(
+    """The figures that matter, large; nothing in a run without rounds."""
+    if not report.rounds:
+        return ""
+    asked = {name: total(report, name, "requests") for name in SIDES}
+    wrong = {name: total(report, name, "errors") for name in SIDES}
+    share = {name: percent(error_share(asked[name], wrong[name])) for name in SIDES}
+    worst = {name: latency(worst_p95(report, name)) for name in SIDES}
+    cells = [
+        ("requests judged", count(sum(asked.values())), f"{count(asked['new'])} by the new release"),
+        ("errors, new release", count(wrong["new"]), f"{share['new']}, live {count(wrong['live'])} ({share['live']})"),
+        ("highest p95, new release", worst["new"], f"live {worst['live']}"),
+    ]
+    shown = (
         f'<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd><dd class="small">{esc(more)}</dd></div>'
         for name, value, more in cells
     )
+    return f'<dl class="tiles">{"".join(shown)}</dl>'
 
 
 def worst_p95(report: Report, side: str) -> float | None:
@@ -605,7 +621,10 @@ def facts(report: Report) -> str:
     told = [("before", report.about.get("previous")), ("asked for", report.asked), ("by", report.about.get("by"))]
     told.append(("run", " · ".join(filter(None, (report.about.get("deploy_id"), report.about.get("run_url"))))))
     rows += [(name, esc(said)) for name, said in told if said]
-    rows.append(("time", f"{esc(moment(report.started))} to {esc(moment(report.ended, '%H:%M:%S'))}"))
+    when = f"{esc(moment(report.started))} to {esc(moment(report.ended, '%H:%M:%S'))}"
+    if report.started is not None and report.ended is not None:
+        when += f" ({length(report.ended - report.started)})"
+    rows.append(("time", when))
     if report.hosts:
         columns = [name for name in report.hosts[0] if name == "host" or any(row[name] for row in report.hosts)]
         cells = [[esc(row[name]) or "–" if name else badge(row[name]) for name in columns] for row in report.hosts]
@@ -707,7 +726,7 @@ def page(report: Report) -> str:
 <main>
 {next_step}
 {facts(report)}
-<dl class="tiles">{tiles(report)}</dl>
+{tiles(report)}
 {judgement(report)}
 {traffic(report)}
 {unjudged}
