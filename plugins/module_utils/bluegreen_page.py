@@ -165,8 +165,8 @@ def _hosts(given: dict[str, object]) -> list[dict[str, str]]:
     rows = []
     for name in names:
         one = part(known.get(name))
-        shown = {"host": name, "before": text(one.get("before"))[:12], "now": text(one.get("after"))[:12]}
-        rows.append(shown | {"new colour": text(one.get("colour")), "": text(one.get("state"))})
+        served = {"before": text(one.get("before"))[:12], "now": text(one.get("after"))[:12]}
+        rows.append({"host": name, "": text(one.get("state")), **served, "new colour": text(one.get("colour"))})
     return rows
 
 
@@ -244,7 +244,7 @@ def watched(report: Report) -> tuple[float, float] | None:
     start, end = min(one.start for one in report.rounds), max(one.end for one in report.rounds)
     around = 0.02 * (end - start)
     back = any(one.name == BACK and one.start is not None and one.start < end + 2 * around for one in report.phases)
-    return start - around, end + around * (6 if back else 1)
+    return start - around, end + around * (9 if back else 1)
 
 
 def stretches(report: Report) -> list[tuple[str, float, float]]:
@@ -443,6 +443,8 @@ def borders(report: Report, frame: Frame) -> str:
         if frame.start < start < frame.end:
             kind, x = "border back" if name == title(BACK) else "border", frame.x(start)
             shown += f'<line class="{kind}" x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="{HEIGHT:g}"/>'
+        if name == title(BACK):
+            break
     return shown
 
 

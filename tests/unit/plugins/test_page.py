@@ -173,8 +173,8 @@ def test_hosts_say_where_they_are_now() -> None:
     }
     text = words(page(whole(by_host=places)))
     assert "host before now new colour" in text
-    assert "web1 81aa20c31f55 3f9c2a7b51e0 green confirmed" in text
-    assert "web2 81aa20c31f55 – blue unknown" in text
+    assert "web1 confirmed 81aa20c31f55 3f9c2a7b51e0 green" in text
+    assert "web2 unknown 81aa20c31f55 – blue" in text
 
 
 def test_a_phase_says_where_it_failed() -> None:
@@ -436,7 +436,7 @@ def test_a_good_canary_from_its_answers_to_its_page() -> None:
     assert "Watch pass requests errors p50 p95 p99 new 2 400 0" in shown
     assert "before the switch 1 200 0" in shown
     assert "canary 5 %, 25 % for 20 s each, watch 20 s" in shown
-    assert "web3 aaaaaaaaaaaa bbbbbbbbbbbb green confirmed" in shown
+    assert "web3 confirmed aaaaaaaaaaaa bbbbbbbbbbbb green" in shown
     assert "by anna" in shown
     for phase in ("Stage 8.0 s", "Canary 43 s", "Watch 21 s", "Confirm 2.0 s"):
         assert phase in shown
@@ -480,4 +480,4 @@ def test_a_rollback_has_a_page_without_drawings() -> None:
     assert "Rollback shop aaaaaaaaaaaa rolled back" in shown
     assert "Confirm 1.5 s" in shown
     assert "no visitor's request was judged" in shown
-    assert "web1 bbbbbbbbbbbb aaaaaaaaaaaa green confirmed" in shown
+    assert "web1 confirmed bbbbbbbbbbbb aaaaaaaaaaaa green" in shown
