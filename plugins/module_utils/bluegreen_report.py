@@ -94,8 +94,10 @@ def rounds(fleet: Fleet, phase: str) -> list[dict[str, Any]]:
     """The rounds of a canary or watch, all hosts together, and what visitors got from each release in them.
 
     share: of the new release · spent: how long its step or the watch had lasted then · at: when it ended ·
-    seconds: how long it was. A host reads on where its last round ended, so that each begins where the one before ends.
+    seconds: how long it was. A host reads on where its last round ended, so that each begins where the one before ends,
+    and the first of the watch at the switch.
     """
+    since = switched(fleet) if phase == "watch" else None
     rows = {host: row for host in fleet.hosts if (row := fleet.sums(phase, host).get("rounds"))}
     found: list[dict[str, Any]] = []
     for number in range(max((len(row) for row in rows.values()), default=0)):
@@ -110,7 +112,7 @@ def rounds(fleet: Fleet, phase: str) -> list[dict[str, Any]]:
             "new": new,
             "live": live,
         }
-        found.append(one | {"seconds": length(one, found[-1] if found else None)})
+        found.append(one | {"seconds": length(one, found[-1] if found else None, since)})
     return found
 
 
@@ -119,10 +121,20 @@ def skew(fleet: Fleet, host: str) -> float:
     return next((float(answer["clock_skew"]) for answer in fleet.of("preflight", host) if "clock_skew" in answer), 0.0)
 
 
-def length(one: Mapping[str, Any], last: Mapping[str, Any] | None) -> float:
-    """Seconds of a round, from the end of the last one; without that, what it added to its step."""
-    if last is not None and one["at"] and last["at"] and one["at"] > last["at"]:
-        return round(float(one["at"]) - float(last["at"]), 1)
+def switched(fleet: Fleet) -> float | None:
+    """When the last host routed all visitors, about: the checks of the same call came after it."""
+    found = []
+    for host in fleet.hosts:
+        spent = sum(float(check.get("ms") or 0) for check in fleet.step("switch", host, "smoke").get("checks") or [])
+        found += [float(answer["ended"]) - spent / 1000 for answer in fleet.of("switch", host) if "ended" in answer]
+    return max(found, default=None)
+
+
+def length(one: Mapping[str, Any], last: Mapping[str, Any] | None, since: float | None) -> float:
+    """Seconds of a round: from the end of the last one, or `since`; where that is unknown, what it added to its step."""
+    since = last["at"] if last is not None else since
+    if one["at"] and since and one["at"] > since:
+        return round(float(one["at"]) - since, 1)
     goes_on = last is not None and last["share"] == one["share"] and last["spent"] < one["spent"]
     return round(float(one["spent"]) - (float(last["spent"]) if last is not None and goes_on else 0.0), 1)
 
