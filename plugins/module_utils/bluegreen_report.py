@@ -131,7 +131,7 @@ def switched(fleet: Fleet) -> float | None:
 
 
 def length(one: Mapping[str, Any], last: Mapping[str, Any] | None, since: float | None) -> float:
-    """Seconds of a round: from the end of the last one, or `since`; where that is unknown, what it added to its step."""
+    """Seconds of a round: from the end of the last one, or `since`; if that is unknown, what it added to its step."""
     since = last["at"] if last is not None else since
     if one["at"] and since and one["at"] > since:
         return round(float(one["at"]) - since, 1)
