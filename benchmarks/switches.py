@@ -40,10 +40,7 @@ from support.load.tally import Seen  # noqa: E402
 RESULTS = REPO / "benchmarks" / "results"
 WORK = CACHE / "benchmarks-switches"
 RATE = 40.0  # requests per second, beside the websockets
-BEFORE, AFTER = (
-    4.0,
-    4.0,
-)  # seconds of traffic before the first and after the last change: longer than the longest answer
+BEFORE = AFTER = 4.0  # seconds of traffic before the first and after the last change: more than the longest answer
 PAUSE = 0.5  # seconds from one switch to the next
 SEEN = 20.0  # seconds after which the load must have met the release that was switched to
 TTL = 60.0  # of a switch and of the lease, in seconds

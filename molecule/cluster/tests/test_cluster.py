@@ -126,3 +126,17 @@ def test_no_secret_stands_in_any_process_list_or_journal(fleet: Deployment) -> N
         assert secret not in found, f"the smoke password shows on {name}"
     for log in sorted(LOGS.glob("*.log")):
         assert secret not in log.read_text(errors="replace"), log
+
+
+def test_a_live_colour_that_dies_is_covered_by_the_warm_one_until_it_is_back(fleet: Deployment) -> None:
+    status = fleet.status()["web1"]
+    live, warm = status["live"], status["idle"]
+    assert warm["running"], warm
+    with fleet.under_load(rate=50, urls=[f"http://{fleet.address('web1')}"], named=True, spared=False) as load:
+        fleet.on("web1", f"systemctl kill --signal=KILL orders@{live['colour']}.service")
+        until(lambda: warm["release"] in load.tally.releases, "the warm release stands in", 20)
+        back = load.tally.releases[live["release"]].last
+        until(lambda: load.tally.releases[live["release"]].last != back, "the live release is back", 60)
+    # what it was working on when it died; without the warm one it is every request of the seconds until it is back
+    assert load.tally.failed <= 8, f"{load.tally.failed} of {load.tally.requests} failed: {load.tally.failures[:3]}"
+    fleet.expect_live("r2")
