@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ ROOT = str(Path(__file__).resolve().parents[2])
 if ROOT not in sys.path:
     sys.path.append(ROOT)
 
+from plugins.filter.bluegreen_settings import ROLLOUT as ROLLOUT_FILE  # noqa: E402
 from plugins.filter.bluegreen_settings import settings_problems  # noqa: E402
 from plugins.module_utils import bluegreen_artifacts as artifacts  # noqa: E402
 from plugins.module_utils import bluegreen_fleet as fleets  # noqa: E402
 from plugins.module_utils import bluegreen_inputs as asked  # noqa: E402
+from plugins.module_utils import bluegreen_kpi as figures  # noqa: E402
+from plugins.module_utils import bluegreen_prometheus as prometheus  # noqa: E402
 from plugins.module_utils.bluegreen_inputs import Refused  # noqa: E402
 
 CHUNK = 1 << 20
@@ -118,11 +122,13 @@ class ActionModule(ActionBase):
         except artifacts.ArtifactError as problem:
             raise asked.artifact_refusal(str(problem)) from None
         verify_image(store, manifest)
+        judge = judging(given, settings)
+        check_queries(judge, str(settings.get("judge_prometheus_token") or ""), app, manifest["sha"])
         return {
             "sha": manifest["sha"],
             "what": f"deploy {manifest['sha'][:12]}",
             **rounds,
-            "judge": judging(given, settings),
+            "judge": judge,
             "after_reverts": asked.check_flag("after_reverts", given["after_reverts"]),
             "max_reverts": int(settings.get("rollout_max_reverts") or 0),
             "report": asked.check_path("report", given["report"]),
@@ -212,7 +218,24 @@ def judging(given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     if "min_requests" in found:
         found["min_requests"] = int(found["min_requests"])
     inconclusive = asked.check_choice("inconclusive", given["inconclusive"], ("go_on", "revert"), usual)
-    return found | {"groups": settings.get("judge_groups") or [], "inconclusive": inconclusive}
+    found |= {"groups": settings.get("judge_groups") or [], "inconclusive": inconclusive}
+    if settings.get("judge_kpis"):
+        found |= {"kpis": settings["judge_kpis"], "prometheus": str(settings["judge_prometheus_url"])}
+    return found
+
+
+def check_queries(judge: Mapping[str, Any], token: str, app: str, sha: str) -> None:
+    """Ask each KPI once: a query that does not parse, or gives several series, is a mistake. Raises Refused.
+
+    A source that does not answer is none: it may be back when the release is judged.
+    """
+    values = {"app": app, "sha": sha, "release": f"{sha[:12]}-00000000", "window": "60s"}
+    values |= {"colour_new": "green", "colour_live": "blue"}
+    kpis = judge.get("kpis") or []
+    queries = [figures.fill(kpi["query"], values)[0] for kpi in kpis]
+    for kpi, said in zip(kpis, prometheus.ask_all(judge["prometheus"], token, queries) if kpis else [], strict=True):
+        if said.mistake:
+            raise asked.settings_refusal([f"judge_kpis: {kpi['name']}: {said.why}: correct it in {ROLLOUT_FILE}"])
 
 
 def read_settings(variables: Any, full: bool) -> dict[str, Any]:

@@ -111,8 +111,9 @@ class CallbackModule(DefaultCallback):
             return  # what it includes speaks for itself
         role = task._role.get_name() if task._role else ""
         section = self.section
-        if task.action in C._ACTION_DEBUG and section is not None and section.phase and section.role == role:
-            return  # a line between two rounds of one phase
+        between = task.action in C._ACTION_DEBUG or task.action == "bluegreen_kpis"
+        if between and section is not None and section.phase and section.role == role:
+            return  # between two rounds of one phase
         key = self.play_name if is_phase(task) else role or self.play_name
         if self.section is None or self.section.key != key:
             self.finish()

@@ -41,6 +41,11 @@ def hosts(hostvars: Any, phase: str, part: str = "") -> list[str]:
     return bluegreen_fleet.phase_hosts(fleet, phase, part) or NOBODY
 
 
+def asks(hostvars: Any, phase: str, host: str, hosts: Sequence[str]) -> bool:
+    """`hostvars | bluegreen_asks('canary', inventory_hostname, ansible_play_hosts)`: one host of those still here."""
+    return bluegreen_fleet.asks(read_fleet(hostvars, hosts), phase, host, [str(one) for one in hosts])
+
+
 def round_line(hostvars: Any, phase: str) -> str:
     """`hostvars | bluegreen_round('canary')`: what a person reads after a round; empty if there is nothing to say."""
     return bluegreen_fleet.round_line(read_fleet(hostvars, []), phase)
@@ -50,4 +55,9 @@ class FilterModule:
     """Ansible looks for this class."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"bluegreen_runs": runs, "bluegreen_hosts": hosts, "bluegreen_round": round_line}
+        return {
+            "bluegreen_runs": runs,
+            "bluegreen_hosts": hosts,
+            "bluegreen_asks": asks,
+            "bluegreen_round": round_line,
+        }

@@ -6,10 +6,19 @@ A line says which setting, what would be right and in which file to set it; valu
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
+
+ROOT = str(Path(__file__).resolve().parents[2])
+if ROOT not in sys.path:
+    sys.path.append(ROOT)
+
+from plugins.module_utils import bluegreen_kpi as figures  # noqa: E402
 
 APP = "group_vars/all/app.yml"
 ROLLOUT = "group_vars/all/rollout.yml"
@@ -123,6 +132,9 @@ SETTINGS: dict[str, tuple[type, str, bool]] = {
     "judge_min_requests": (int, ROLLOUT, False),
     "judge_latency_factor": (float, ROLLOUT, False),
     "judge_inconclusive": (str, ROLLOUT, False),
+    "judge_kpis": (list, ROLLOUT, False),
+    "judge_prometheus_url": (str, ROLLOUT, False),
+    "judge_prometheus_token": (str, SECRETS, False),
     "artifact_store": (str, ROLLOUT, False),
     "app_secrets": (dict, SECRETS, False),
     "database_password": (str, SECRETS, False),
@@ -163,6 +175,12 @@ ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PROCESS = re.compile(r"[a-z][a-z0-9_]*")
+KPI = re.compile(r"[a-z][a-z0-9_]{0,40}")
+SOURCE = re.compile(
+    r"https?://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:(?P<port>[0-9]{1,5}))?(/[A-Za-z0-9._~/-]*)?"
+)
+TOKEN = re.compile(r"[!-~]*")
+MOST_KPIS = 20
 SIZE = re.compile(r"[0-9]+[kKmMgG]?")
 LOCAL_URL = re.compile(r"/([A-Za-z0-9._~-]+/)+")
 ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
@@ -444,6 +462,57 @@ def check_group(number: int, group: object) -> Iterator[str]:
             yield wrong("judge_groups", f"entry {number}: {path!r} is not a regular expression ({problem})")
 
 
+def check_kpis(known: Mapping[str, Any]) -> Iterator[str]:
+    kpis, url = known.get("judge_kpis", []), known.get("judge_prometheus_url", "")
+    found = SOURCE.fullmatch(url)
+    if url and (found is None or not 0 < int(found["port"] or 80) < 65536):
+        # never the value: a password may stand in it
+        yield wrong(
+            "judge_prometheus_url",
+            "must be an address such as http://192.0.2.41:9090, with no account, query or fragment in it "
+            "(judge_prometheus_token is for the secret)",
+        )
+    if not TOKEN.fullmatch(known.get("judge_prometheus_token", "")):
+        yield wrong("judge_prometheus_token", "must not contain blanks, line ends or characters outside of ASCII")
+    if kpis and not url:
+        yield f"judge_kpis is set and judge_prometheus_url is not: set it in {ROLLOUT} or {ENVIRONMENT}"
+    if len(kpis) > MOST_KPIS:
+        yield wrong("judge_kpis", f"has {len(kpis)} entries; {MOST_KPIS} may be")
+    names = [kpi.get("name") for kpi in kpis if isinstance(kpi, Mapping)]
+    for number, kpi in enumerate(kpis, 1):
+        problem = kpi_problem(kpi)
+        if not problem and kpi["name"] in names[: number - 1]:
+            problem = f"has the name {kpi['name']!r} of another one"
+        if problem:
+            yield wrong("judge_kpis", f"entry {number} {problem}")
+
+
+def kpi_problem(kpi: object) -> str:
+    """What is wrong with a KPI; empty if nothing is."""
+    if not isinstance(kpi, Mapping) or not all(isinstance(kpi.get(key), str) for key in ("name", "query")):
+        return "must look like {name: orders_per_minute, query: 'sum(rate(orders_total[1m])) * 60', min: 30}"
+    if strange := [str(key) for key in kpi if key not in figures.KEYS]:
+        return f"has an unknown key {strange[0]!r}; known are {', '.join(figures.KEYS)}"
+    if not KPI.fullmatch(kpi["name"]):
+        return f"has the name {kpi['name']!r}; it must be small letters, digits and underscores, 41 at most"
+    bounds = {key: kpi[key] for key in ("min", "max") if kpi.get(key) is not None}
+    if not bounds:
+        return f"({kpi['name']}) needs min or max, or both"
+    for key, value in bounds.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return f"({kpi['name']}) has a {key} that is not a number"
+    if len(bounds) == 2 and bounds["min"] > bounds["max"]:
+        return f"({kpi['name']}) has a min above its max"
+    if kpi.get("for", "both") not in figures.PHASES:
+        return f"({kpi['name']}) is for {kpi['for']!r}; it must be {', '.join(figures.PHASES)}"
+    if not kpi["query"].strip() or not " ".join(kpi["query"].split()).isprintable():
+        return f"({kpi['name']}) needs a query in PromQL"
+    if unknown := figures.unknown_placeholders(kpi["query"]):
+        known = ", ".join(f"${name}" for name in figures.PLACEHOLDERS)
+        return f"({kpi['name']}) has ${unknown[0]} in its query; known are {known}"
+    return ""
+
+
 def check_accounts(known: Mapping[str, Any]) -> Iterator[str]:
     for name in ("provision_user", "deploy_user"):
         if name in known and not ACCOUNT.fullmatch(known[name]):
@@ -486,6 +555,7 @@ CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...] = (
     check_processes,
     check_checks,
     check_judging,
+    check_kpis,
     check_accounts,
     check_register,
     check_lease,

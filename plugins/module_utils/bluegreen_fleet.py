@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plugins.module_utils import bluegreen_judge as judging
+from plugins.module_utils import bluegreen_kpi as figures
 from plugins.module_utils.bluegreen_inputs import Refused
 
 Result = Mapping[str, Any]
@@ -37,6 +38,7 @@ ROUND = 5.0  # seconds of a round of a canary or watch: a host that breaks in it
 ROUNDS = 60  # a long watch has longer rounds instead of more
 WINDOW = 300.0  # seconds before a switch that a watch is compared with, at most
 WATCHED = ("canary", "watch")  # phases that go on in rounds
+ASKED = {phase: f"__{phase}_kpis" for phase in WATCHED}  # the variables in which the roles register KPIs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Fleet:
     inputs: Mapping[str, Any]
     hosts: tuple[str, ...]
     answers: Mapping[str, Mapping[str, Sequence[Result]]]
+    asked: Mapping[str, Sequence[Mapping[str, Any]]] = dataclasses.field(default_factory=dict)  # phase → KPIs by round
 
     @property
     def rollback(self) -> bool:
@@ -131,6 +134,7 @@ def read_sums(text: str) -> Mapping[str, Any]:
 def build(inputs: Mapping[str, Any], hosts: Sequence[str], variables: Mapping[str, Mapping[str, Any]]) -> Fleet:
     """The fleet from what the roles registered. `variables`: host → its variables."""
     answers = {}
+    asked: dict[str, Sequence[Mapping[str, Any]]] = {}
     for host in hosts:
         mine: dict[str, list[Result]] = {}
         for phase in PHASES:
@@ -139,7 +143,12 @@ def build(inputs: Mapping[str, Any], hosts: Sequence[str], variables: Mapping[st
                 if isinstance(result, Mapping) and not result.get("skipped"):
                     mine.setdefault(phase, []).append(result)
         answers[host] = mine
-    return Fleet(inputs, tuple(hosts), answers)
+        for phase, name in ASKED.items():
+            found = variables.get(host, {}).get(name)
+            if isinstance(found, Mapping) and found.get("asked"):
+                rows = read_sums(found["asked"])["rounds"]
+                asked[phase] = max(rows, asked.get(phase, []), key=len)  # one host asks; more know more if it changed
+    return Fleet(inputs, tuple(hosts), answers, asked)
 
 
 # what went wrong
@@ -385,6 +394,8 @@ def judge_traffic(fleet: Fleet, phase: str) -> list[Problem]:
         return [Problem(phase, "", reasons[0], why, code=CHECK_FAILED)]
     if verdict.verdict == judging.INCONCLUSIVE and phase == "canary" and not goes_on(fleet):
         todo = "a longer canary or a larger share (-e canary=25 -e watch=300), or -e inconclusive=go_on"
+        if reasons[0] in judge_kpis(fleet, phase)[1]:
+            todo = "look at judge_kpis and its source, then the same again, or -e inconclusive=go_on"
         return [Problem(phase, "", f"inconclusive: {reasons[0]}", why, todo)]
     return []
 
@@ -657,7 +668,8 @@ def judge_step(fleet: Fleet) -> judging.Verdict:
     steps, done = len(canary_steps(fleet)), spent >= seconds - 0.5
     parts = [fleet.sums("canary", host) for host in canary_hosts(fleet)]
     plan = judging.Plan(seconds, spent, rounds_of(seconds, parts), max(1, steps), done)
-    return judging.judge_canary(parts, judging.limits(judge_settings(fleet)), plan)
+    said = judging.judge_canary(parts, judging.limits(judge_settings(fleet)), plan)
+    return judging.with_kpis(said, *judge_kpis(fleet, "canary"), done)
 
 
 def judge_watch(fleet: Fleet) -> judging.Verdict:
@@ -667,7 +679,8 @@ def judge_watch(fleet: Fleet) -> judging.Verdict:
     seconds, spent = watch_seconds(fleet), min(fleet.watched(host) for host in fleet.hosts)
     parts = [fleet.sums("watch", host) for host in fleet.hosts]
     plan = judging.Plan(seconds, spent, rounds_of(seconds, parts), 1, spent >= seconds - 0.5)
-    return judging.judge_watch(parts, window_before(fleet), judging.limits(judge_settings(fleet)), plan)
+    said = judging.judge_watch(parts, window_before(fleet), judging.limits(judge_settings(fleet)), plan)
+    return judging.with_kpis(said, *judge_kpis(fleet, "watch"), plan.done)
 
 
 def window_before(fleet: Fleet) -> list[Mapping[str, Any]]:
@@ -724,11 +737,71 @@ def round_line(fleet: Fleet, phase: str) -> str:
     """The line that a person sees after a round; empty if a host has failed in it, or nothing is judged."""
     if not judged(fleet) or not fleet.ran(phase) or any(host_problems(fleet, phase, host) for host in fleet.hosts):
         return ""
+    one = figures.at_round(fleet.asked.get(phase, ()), rounds_done(fleet, phase))
+    # those that end a run without having been asked once more are silent: its line says why it ends
+    told = [figures.words(kpi, one) for kpi in kpis(fleet, phase)] if one else []
     if phase == "watch":
         spent = min(fleet.watched(host) for host in fleet.hosts)
-        return judging.round_line("watch", spent, fleet.watch, "before")
+        return judging.round_line("watch", spent, fleet.watch, "before", told)
     shares = [int(fleet.sums("canary", host).get("share") or 0) for host in canary_hosts(fleet)]
-    return judging.round_line(f"canary {min(shares, default=0)} %", canary_spent(fleet), fleet.canary)
+    return judging.round_line(f"canary {min(shares, default=0)} %", canary_spent(fleet), fleet.canary, told=told)
+
+
+# KPIs
+
+
+def kpis(fleet: Fleet, phase: str) -> list[figures.Kpi]:
+    """The KPIs that are judged in a canary or watch; none in a rollback."""
+    return figures.concerned(judge_settings(fleet).get("kpis") or [], phase) if judged(fleet) else []
+
+
+def rounds_done(fleet: Fleet, phase: str) -> int:
+    """The rounds of a canary or watch so far."""
+    return max((len(fleet.sums(phase, host).get("rounds") or []) for host in fleet.hosts), default=0)
+
+
+def judge_kpis(fleet: Fleet, phase: str) -> tuple[list[str], list[str]]:
+    """Why the KPIs fail, and why they prove nothing."""
+    return figures.judge(kpis(fleet, phase), fleet.asked.get(phase, ()), rounds_done(fleet, phase))
+
+
+def asks(fleet: Fleet, phase: str, host: str, hosts: Sequence[str]) -> bool:
+    """Whether it is on this host's turn that the controller asks for the KPIs: once a round, on the first of `hosts`.
+
+    Not where the fleet goes back anyway: nothing may hold that up.
+    """
+    first = next((one for one in fleet.hosts if one in hosts), None)
+    if host != first or not kpis(fleet, phase) or not rounds_done(fleet, phase):
+        return False
+    lost = any(host_problems(fleet, phase, one) for one in fleet.hosts) or left_behind(fleet, phase)
+    return not lost and (fleet.canary if phase == "canary" else fleet.watch).verdict != judging.FAIL
+
+
+def kpi_values(fleet: Fleet, phase: str) -> dict[str, str]:
+    """What stands for the placeholders of a query; empty where it is not known, or not the same on all hosts."""
+    colours = {colour for host in fleet.hosts if (colour := new_colour(fleet, host))}
+    new = colours.pop() if len(colours) == 1 else ""
+    spent = canary_spent(fleet) if phase == "canary" else min(fleet.watched(host) for host in fleet.hosts)
+    return {
+        "app": str(fleet.inputs.get("app") or ""),
+        "sha": sha(fleet),
+        "release": release(fleet) or "",
+        "colour_new": new,
+        "colour_live": judging.other(new) if new else "",
+        "window": f"{max(1, round(spent))}s",
+    }
+
+
+def kpi_questions(fleet: Fleet, phase: str) -> list[tuple[str, str, list[str]]]:
+    """What to ask in this round: name, query, and the placeholders that are not known."""
+    values = kpi_values(fleet, phase)
+    return [(kpi["name"], *figures.fill(kpi["query"], values)) for kpi in kpis(fleet, phase)]
+
+
+def carry_kpis(fleet: Fleet, phase: str, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the answers of a round add to those before: {asked}."""
+    one = {"round": rounds_done(fleet, phase), "kpis": list(samples)}
+    return {"asked": json.dumps({"rounds": [*fleet.asked.get(phase, ()), one]})}
 
 
 # where a rollback goes
@@ -967,7 +1040,7 @@ def unjudged(fleet: Fleet) -> str:
     """Why a release was confirmed though its visitors' requests say nothing about it; empty if they do."""
     if not judged(fleet) or not watch_seconds(fleet) or not fleet.ran("watch"):
         return ""
-    return fleet.watch.reasons[0] if fleet.watch.verdict == judging.INCONCLUSIVE else ""
+    return " · ".join(fleet.watch.reasons) if fleet.watch.verdict == judging.INCONCLUSIVE else ""
 
 
 # how it ended

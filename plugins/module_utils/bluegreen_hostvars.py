@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plugins.module_utils.bluegreen_fleet import PARTS, PHASES, Fleet, build
+from plugins.module_utils.bluegreen_fleet import ASKED, PARTS, PHASES, Fleet, build
 from plugins.module_utils.bluegreen_inputs import plain
 
 INPUTS = "__inputs_result"
-NAMES = frozenset(f"__{phase}_{part}" for phase in PHASES for part in PARTS)
+NAMES = frozenset(f"__{phase}_{part}" for phase in PHASES for part in PARTS) | frozenset(ASKED.values())
 
 
 def raw(hostvars: Any, host: str) -> Mapping[str, Any]:

@@ -360,6 +360,16 @@ def judge_watch(parts: Sequence[Mapping[str, Any]], before: Sequence[Groups], li
     return Verdict(INCONCLUSIVE if doubts else PASS, doubts, all_new, all_live)
 
 
+def with_kpis(said: Verdict, fails: Sequence[str], doubts: Sequence[str], done: bool) -> Verdict:
+    """A verdict on requests together with what the KPIs say (bluegreen_kpi.judge): the worse of the two."""
+    if fails:
+        first = said.reasons if said.verdict == FAIL else ()
+        return dataclasses.replace(said, verdict=FAIL, reasons=(*first, *fails))
+    if doubts and done and said.verdict != FAIL:
+        return dataclasses.replace(said, verdict=INCONCLUSIVE, reasons=(*said.reasons, *doubts))
+    return said
+
+
 def pick(groups: Groups, name: str) -> Tally:
     """A group's tally; TOTAL is all of them."""
     return merge(groups.values()) if name == TOTAL else groups.get(name) or empty()
@@ -466,16 +476,18 @@ def time_text(value: float | None) -> str:
     return f"{value * 1000:.0f} ms" if value < 0.9995 else f"{value:.1f} s"
 
 
-def round_line(title: str, spent: float, verdict: Verdict, against: str = "live") -> str:
-    """What a person sees after a round: `canary 5 %: 34 s, new 212 requests, 0 errors, p95 41 ms (live 3,911, …`."""
+def round_line(title: str, spent: float, verdict: Verdict, against: str = "live", told: Sequence[str] = ()) -> str:
+    """What a person sees after a round: `canary 5 %: 34 s, new 212 requests, 0 errors, p95 41 ms (live 3,911, …`.
+
+    `told`: what the KPIs say, a few words each.
+    """
     new, live = verdict.new, verdict.live
     shown = f"new {counted(requests(new), 'request')}, {counted(errors(new), 'error')}"
     other_side = f"{number(requests(live))}, {number(errors(live))}, {time_text(quantile(live, 0.95))}"
     word = {SO_FAR: "pass so far"}.get(verdict.verdict, verdict.verdict)
     why = f": {verdict.reasons[0]}" if verdict.reasons else ""
-    return (
-        f"{title}: {spent:.0f} s, {shown}, p95 {time_text(quantile(new, 0.95))} ({against} {other_side}): {word}{why}"
-    )
+    requested = f"{spent:.0f} s, {shown}, p95 {time_text(quantile(new, 0.95))} ({against} {other_side})"
+    return f"{title}: {', '.join([requested, *told])}: {word}{why}"
 
 
 def summary(tally: Tally) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from plugins.module_utils import bluegreen_fleet as fleets
 from plugins.module_utils import bluegreen_judge as judging
+from plugins.module_utils import bluegreen_kpi as figures
 from plugins.module_utils.bluegreen_fleet import Fleet
 
 FORMAT = 1
@@ -25,7 +26,7 @@ def build(fleet: Fleet, outcome: Mapping[str, Any]) -> dict[str, Any]:
     hosts: names in order · by_host: {name: {before, colour, after, state}}, see `places`
     began, ended · phases: [{name, began, ended, hosts: {name: pass or fail}}], those that ran
     canary: {steps, seconds} · watch: seconds · limits: the settings judge_* without their prefix; all as asked for
-    rounds: [{phase, share, spent, seconds, at, new, live}] of all hosts together, see `rounds`
+    rounds: [{phase, share, spent, seconds, at, new, live, kpis}] of all hosts together, see `rounds`
     before: what visitors got in the window before the switch · verdicts: {phase: {verdict, reasons, new, live}}, where
       `live` of the watch is the window before
     new, live, before: {requests, errors, ok, client, server, none, gone, p50, p95, p99}
@@ -93,6 +94,7 @@ def phases(fleet: Fleet) -> list[dict[str, Any]]:
 def rounds(fleet: Fleet, phase: str) -> list[dict[str, Any]]:
     """The rounds of a canary or watch, all hosts together, and what visitors got from each release in them.
 
+    kpis: [{name, value, why}], what Prometheus said of the settings judge_kpis; a value of None has a reason ·
     share: of the new release · spent: how long its step or the watch had lasted then · at: when it ended ·
     seconds: how long it was. A host reads on where its last round ended, so that each begins where the one before ends,
     and the first of the watch at the switch.
@@ -111,6 +113,7 @@ def rounds(fleet: Fleet, phase: str) -> list[dict[str, Any]]:
             "at": max(times, default=None),
             "new": new,
             "live": live,
+            "kpis": list((figures.at_round(fleet.asked.get(phase, ()), number + 1) or {}).get("kpis") or []),
         }
         found.append(one | {"seconds": length(one, found[-1] if found else None, since)})
     return found

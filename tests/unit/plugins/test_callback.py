@@ -83,6 +83,7 @@ def test_a_line_for_each_round_of_a_canary_stands_above_its_phase(show: Show) ->
         for host in ("web1", "web2"):
             answer = {"verdict": "pass", "results": {"extend": {}}, "judged": sums}
             show.callback.v2_runner_on_ok(show.result(task, host, **answer))
+        show.callback.v2_runner_on_ok(show.result(show.task("canary", "bluegreen_kpis"), "web1", asked="{}"))
         show.callback.v2_runner_on_ok(show.result(show.task("canary", "ansible.builtin.debug"), "web1", msg=line))
         # the include of the next round: no answer of a host
         again = show.task("canary", "ansible.builtin.include_tasks")

@@ -19,6 +19,8 @@ GOOD: dict[str, Any] = {
     "bluegreen_database_url": "postgresql://agree:hunter2@192.0.2.31/agreed",
 }
 GROUPS = {"app_servers": ["web1", "web2"]}
+KPI: dict[str, Any] = {"name": "orders", "query": 'sum(rate(orders_total{app="$app"}[$window]))', "min": 30}
+SOURCE: dict[str, Any] = {"judge_kpis": [KPI], "judge_prometheus_url": "http://192.0.2.41:9090"}
 WHERE = "group_vars/all/secrets.yml or inventories/<environment>/group_vars/app_servers/"
 
 
@@ -55,6 +57,8 @@ def test_the_shortest_good_settings_have_no_problem() -> None:
         {"rollout_lease_ttl": 5, "rollout_lease_cap": "5"},
         {"rollout_canary_steps": [5, "25", 95], "rollout_max_reverts": 0},
         {"judge_groups": [{"name": "shop", "paths": ["/orders/", "^/p/[0-9]+$"]}]},
+        SOURCE | {"judge_kpis": [KPI, KPI | {"name": "x", "max": 40.5, "for": "watch"}], "judge_prometheus_token": "t"},
+        {"judge_prometheus_url": "https://[2001:db8::1]:9090/prefix/"},
         {"judge_max_p95": 0, "judge_max_error_share": "0.1", "judge_latency_factor": 1.5},
     ],
 )
@@ -133,6 +137,24 @@ def test_a_missing_setting_is_named_with_its_file(name: str, value: object) -> N
         ({"judge_groups": [{"name": "", "paths": ["/"]}]}, "entry 1 must look like"),
         ({"judge_groups": [{"name": "shop", "paths": ["orders"]}]}, "entry 1 must look like"),
         ({"judge_groups": [{"name": "shop", "paths": ["^("]}]}, "is not a regular expression"),
+        ({"judge_kpis": [KPI]}, "judge_prometheus_url is not: set it"),
+        (SOURCE | {"judge_prometheus_url": "192.0.2.41:9090"}, "must be an address such as http://192.0.2.41:9090"),
+        (SOURCE | {"judge_prometheus_url": "http://me:hunter2@p/"}, "with no account"),
+        (SOURCE | {"judge_prometheus_url": "http://p:99999"}, "must be an address"),
+        (SOURCE | {"judge_prometheus_url": "http://p/?a=b"}, "must be an address"),
+        (SOURCE | {"judge_prometheus_token": "hunter2\n"}, "must not contain blanks, line ends"),
+        (SOURCE | {"judge_kpis": KPI}, "must be a list, not a mapping"),
+        (SOURCE | {"judge_kpis": ["up"]}, "entry 1 must look like {name: orders_per_minute"),
+        (SOURCE | {"judge_kpis": [KPI, KPI]}, "entry 2 has the name 'orders' of another one"),
+        (SOURCE | {"judge_kpis": [KPI | {"name": "Orders/min"}]}, "entry 1 has the name 'Orders/min'"),
+        (SOURCE | {"judge_kpis": [KPI | {"min": None}]}, "entry 1 (orders) needs min or max, or both"),
+        (SOURCE | {"judge_kpis": [KPI | {"min": "30"}]}, "entry 1 (orders) has a min that is not a number"),
+        (SOURCE | {"judge_kpis": [KPI | {"max": float("nan")}]}, "entry 1 (orders) has a max that is not a number"),
+        (SOURCE | {"judge_kpis": [KPI | {"max": 3}]}, "has a min above its max"),
+        (SOURCE | {"judge_kpis": [KPI | {"for": "smoke"}]}, "is for 'smoke'; it must be canary, watch, both"),
+        (SOURCE | {"judge_kpis": [KPI | {"query": " "}]}, "needs a query in PromQL"),
+        (SOURCE | {"judge_kpis": [KPI | {"query": "x[$range]"}]}, "has $range in its query; known are $app, $sha"),
+        (SOURCE | {"judge_kpis": [KPI | {"minimum": 3}]}, "has an unknown key 'minimum'"),
     ],
 )
 def test_a_wrong_setting_is_one_line(changes: dict[str, Any], part: str) -> None:
@@ -140,6 +162,7 @@ def test_a_wrong_setting_is_one_line(changes: dict[str, Any], part: str) -> None
     assert len(found) == 1
     assert part in found[0]
     assert found[0].isprintable()
+    assert "hunter2" not in found[0]
 
 
 @pytest.mark.parametrize(("group", "name"), [("databases", "database_password"), ("caches", "cache_password")])
