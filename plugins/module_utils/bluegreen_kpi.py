@@ -97,10 +97,20 @@ def number(pair: object, now: float) -> Sample:
         return Sample(None, "the answer is not a Prometheus's JSON")
     if not math.isfinite(value):
         return Sample(None, f"the value is {value}")
-    if not abs(now - at) <= MAX_AGE:
-        age = f"{now - at:.0f} s old" if now > at else f"{at - now:.0f} s ahead of the clock here"
-        return Sample(None, f"the value is {age}, {MAX_AGE:.0f} s may be")
-    return Sample(value)
+    return fresh(Sample(value), at, now)
+
+
+def fresh(said: Sample, at: float, now: float) -> Sample:
+    """The sample, if it is of a moment that is near enough."""
+    if abs(now - at) <= MAX_AGE:
+        return said
+    age = f"{now - at:.0f} s old" if now > at else f"{at - now:.0f} s ahead of the clock here"
+    return Sample(None, f"the value is {age}, {MAX_AGE:.0f} s may be")
+
+
+def aged(said: Sample, moment: Sample, now: float) -> Sample:
+    """The sample, given what `timestamp(query)` said: nothing, where the query is a scalar."""
+    return said if moment.value is None else fresh(said, moment.value, now)
 
 
 def short(text: object) -> str:

@@ -42,9 +42,10 @@ def ask(url: str, token: str, query: str, patience: float) -> Sample:
     import urllib.error
 
     try:
-        status, body = fetch(url, token, query, patience)
-        # an answer may repeat the question; taken out before anything is shortened
-        said = kpi.read(status, body.replace(token.encode(), b"***") if token else body, time.time())
+        said = fetch(url, token, query, patience)
+        if said.value is not None:
+            # of a series alone this is the age of its last sample; the line end, as the query may end in a comment
+            said = kpi.aged(said, fetch(url, token, f"timestamp(({query}\n))", patience), time.time())
     except urllib.error.URLError as problem:
         said = Sample(None, reason(problem.reason, patience))
     except (OSError, http.client.HTTPException) as problem:
@@ -54,8 +55,8 @@ def ask(url: str, token: str, query: str, patience: float) -> Sample:
     return Sample(said.value, said.why.replace(token, "***") if token else said.why, said.mistake)
 
 
-def fetch(url: str, token: str, query: str, patience: float) -> tuple[int, bytes]:
-    """Status and body. Raises OSError, http.client.HTTPException."""
+def fetch(url: str, token: str, query: str, patience: float) -> Sample:
+    """What the source answers. Raises OSError, http.client.HTTPException."""
     import urllib.error
     import urllib.parse
     import urllib.request
@@ -66,8 +67,8 @@ def fetch(url: str, token: str, query: str, patience: float) -> tuple[int, bytes
         def redirect_request(self, *_: Any, **__: Any) -> None:
             return None
 
-    # what is older than this is no longer found: the moment in an answer is that of the question
-    fields = {"query": query, "lookback_delta": f"{kpi.MAX_AGE:.0f}s", "timeout": f"{patience:.1f}s"}
+    # what is older is not found (2.42 does not know this yet): the moment in an answer is that of the question
+    fields = {"query": query, "lookback_delta": f"{kpi.MAX_AGE:.0f}s", "timeout": f"{patience * 1000:.0f}ms"}
     request = urllib.request.Request(  # noqa: S310  the settings allow http and https only
         f"{url.rstrip('/')}/api/v1/query", urllib.parse.urlencode(fields).encode(), {"Accept": "application/json"}
     )
@@ -75,10 +76,12 @@ def fetch(url: str, token: str, query: str, patience: float) -> tuple[int, bytes
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
         with urllib.request.build_opener(Stay).open(request, timeout=patience) as answer:
-            return int(answer.status), answer.read(MOST)
+            status, body = int(answer.status), answer.read(MOST)
     except urllib.error.HTTPError as problem:
         with problem:
-            return int(problem.code), problem.read(MOST)
+            status, body = int(problem.code), problem.read(MOST)
+    # an answer may repeat the question; taken out before anything is shortened
+    return kpi.read(status, body.replace(token.encode(), b"***") if token else body, time.time())
 
 
 def reason(problem: object, patience: float) -> str:

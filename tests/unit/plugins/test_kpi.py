@@ -195,10 +195,28 @@ def source() -> Iterator[Source]:
 
 
 def test_a_source_is_asked_as_prometheus_wants_it(source: Source) -> None:
-    source.answer = (200, vector("41", at=time.time()))
-    assert prometheus.ask_all(f"{source.url}/prefix/", TOKEN, ["up"]) == [kpi.Sample(41.0)]
-    assert source.asked == [{"path": "/prefix/api/v1/query", "query": "up", "lookback_delta": "60s", "timeout": "2.0s"}]
-    assert source.tokens == [f"Bearer {TOKEN}"]
+    source.answer = (200, vector(f"{time.time()}", at=time.time()))
+    assert prometheus.ask_all(f"{source.url}/prefix/", TOKEN, ["up"])[0].value
+    assert source.asked == [
+        {"path": "/prefix/api/v1/query", "query": query, "lookback_delta": "60s", "timeout": "2000ms"}
+        for query in ("up", "timestamp((up\n))")
+    ]
+    assert source.tokens == [f"Bearer {TOKEN}"] * 2
+
+
+@pytest.mark.parametrize(("age", "value"), [(57, 41.0), (150, None), (None, 41.0)])
+def test_the_age_of_a_series_is_asked_for(source: Source, age: float | None, value: float | None) -> None:
+    def answer(handler: Any) -> None:
+        of_age = handler.server.asked[-1]["query"].startswith("timestamp")
+        handler.send_response(400 if of_age and age is None else 200)
+        handler.end_headers()
+        said = time.time() - (age or 0) if of_age else 41
+        handler.wfile.write(BAD_DATA if of_age and age is None else vector(str(said), at=time.time()))
+
+    source.answer = answer
+    (found,) = prometheus.ask_all(source.url, "", ["up"])
+    assert found.value == value
+    assert found.why == ("" if value else "the value is 150 s old, 60 s may be")
 
 
 def silent(handler: Any) -> None:
@@ -264,7 +282,8 @@ def test_one_silent_answer_does_not_cost_the_others(source: Source) -> None:
             silent(handler)
         handler.send_response(200)
         handler.end_headers()
-        handler.wfile.write(vector("3", at=time.time()))
+        moment = handler.server.asked[-1]["query"].startswith("timestamp")
+        handler.wfile.write(vector(str(time.time()) if moment else "3", at=time.time()))
 
     source.answer = answer
     asked = [("slow", "slow", []), ("none", "$sha", ["sha"]), ("fast", "fast", [])]
@@ -501,7 +520,7 @@ def test_the_action_adds_a_round_and_keeps_the_token_to_itself(source: Source, m
     run = Run(judge=JUDGE | {"prometheus": source.url})
     run.judged("canary", 41)
     run.round("canary")
-    source.answer = (200, vector("43", at=time.time()))
+    source.answer = (200, vector(f"{time.time()}", at=time.time()))
     hosts: dict[str, Any] = {host: {f"__{phase}_result": found if "verdict" in found else found.get(host)
         for phase, found in run.phases.items()} for host in HOSTS}  # fmt: skip
     hosts["web1"]["__canary_kpis"] = run.kpis["canary"]
@@ -511,8 +530,9 @@ def test_the_action_adds_a_round_and_keeps_the_token_to_itself(source: Source, m
     plugin._templar = Templar()
     monkeypatch.setattr(action.ActionBase, "run", lambda *_: {})
     found = plugin.run(None, {"hostvars": HostVars(hosts), "judge_prometheus_token": TOKEN})
-    assert [one["kpis"][0]["value"] for one in json.loads(found["asked"])["rounds"]] == [41, 43]
-    assert (found["changed"], source.tokens) == (False, [f"Bearer {TOKEN}"])
+    first, second = (one["kpis"][0]["value"] for one in json.loads(found["asked"])["rounds"])
+    assert (first, second) == (41, pytest.approx(time.time(), abs=60))
+    assert (found["changed"], set(source.tokens)) == (False, {f"Bearer {TOKEN}"})
     assert source.asked[0]["query"] == "sum(rate(orders_total[10s])) * 60"
     assert TOKEN not in json.dumps(found)
 
