@@ -37,5 +37,6 @@ class ActionModule(ActionBase):
         # a part of the time-to-live, which the next round has to renew
         patience = min(prometheus.PATIENCE, float(args["ttl"]) / 4)
         url = str(fleets.judge_settings(fleet)["prometheus"])
-        samples = prometheus.samples(url, token, fleets.kpi_questions(fleet, phase), patience)
+        questions = fleets.kpi_questions(fleet, phase) if fleets.worth_asking(fleet, phase) else []
+        samples = prometheus.samples(url, token, questions, patience)
         return result | fleets.carry_kpis(fleet, phase, samples) | {"changed": False}

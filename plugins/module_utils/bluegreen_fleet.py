@@ -766,15 +766,16 @@ def judge_kpis(fleet: Fleet, phase: str) -> tuple[list[str], list[str]]:
 
 
 def asks(fleet: Fleet, phase: str, host: str, hosts: Sequence[str]) -> bool:
-    """Whether it is on this host's turn that the controller asks for the KPIs: once a round, on the first of `hosts`.
+    """Whether it is on this host's turn that the controller asks for KPIs: once a round, on the first of `hosts`."""
+    return bool(kpis(fleet, phase)) and host == next((one for one in fleet.hosts if one in hosts), None)
 
-    Not where the fleet goes back anyway: nothing may hold that up.
-    """
-    first = next((one for one in fleet.hosts if one in hosts), None)
-    if host != first or not kpis(fleet, phase) or not rounds_done(fleet, phase):
+
+def worth_asking(fleet: Fleet, phase: str) -> bool:
+    """Whether anything depends on the KPIs: where the fleet goes back anyway, nothing may hold that up."""
+    lost = any(host_problems(fleet, phase, host) for host in fleet.hosts)
+    if lost or left_behind(fleet, phase) or not rounds_done(fleet, phase):
         return False
-    lost = any(host_problems(fleet, phase, one) for one in fleet.hosts) or left_behind(fleet, phase)
-    return not lost and (fleet.canary if phase == "canary" else fleet.watch).verdict != judging.FAIL
+    return (fleet.canary if phase == "canary" else fleet.watch).verdict != judging.FAIL
 
 
 def kpi_values(fleet: Fleet, phase: str) -> dict[str, str]:
@@ -799,9 +800,9 @@ def kpi_questions(fleet: Fleet, phase: str) -> list[tuple[str, str, list[str]]]:
 
 
 def carry_kpis(fleet: Fleet, phase: str, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the answers of a round add to those before: {asked}."""
-    one = {"round": rounds_done(fleet, phase), "kpis": list(samples)}
-    return {"asked": json.dumps({"rounds": [*fleet.asked.get(phase, ()), one]})}
+    """What the answers of a round add to those before: {asked}. None, where it was not worth asking."""
+    one = [{"round": rounds_done(fleet, phase), "kpis": list(samples)}] if samples else []
+    return {"asked": json.dumps({"rounds": [*fleet.asked.get(phase, ()), *one]})}
 
 
 # where a rollback goes

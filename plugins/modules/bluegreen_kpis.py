@@ -9,6 +9,7 @@ short_description: Ask for the KPIs of a round
 description:
   - Asks the Prometheus of C(judge_prometheus_url) for each of C(judge_kpis), all at once, for at most 2 seconds.
   - Runs on the controller, on the turn of one host of each round (the filter C(bluegreen_asks)).
+  - It does not ask when the hosts go back anyway.
   - The task never fails. A KPI that is not known is data like one that is.
 options:
   phase:

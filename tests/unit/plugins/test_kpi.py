@@ -371,10 +371,11 @@ class Run(canary.Run):
         """One round, and what the source says in it. The hosts of the round."""
         hosts = self.round(phase, found, seconds)
         state = self.fleet
-        if hosts and any(fleets.asks(state, phase, host, HOSTS) for host in HOSTS):
-            self.queries += [query for _, query, _ in fleets.kpi_questions(state, phase)]
+        if hosts:
+            wanted = fleets.worth_asking(state, phase)
+            self.queries += [query for _, query, _ in fleets.kpi_questions(state, phase)] if wanted else []
             said = {"name": ORDERS["name"], "value": value, "why": "" if value is not None else "no answer within 2 s"}
-            self.kpis[phase] = fleets.carry_kpis(state, phase, [said])
+            self.kpis[phase] = fleets.carry_kpis(state, phase, [said] if wanted else [])
         return hosts
 
 
@@ -473,23 +474,26 @@ def test_errors_of_visitors_come_before_kpis_and_need_no_source() -> None:
     run.judged("canary", 41)
     run.judged("canary", 41, canary.measured(canary.tally(0, none=30), canary.tally(180)))
     assert len(run.queries) == 1
+    assert len(run.fleet.asked["canary"]) == 1  # what was known before is not lost
     assert "gives no answer" in fleets.problems(run.fleet)[0].what
     assert "orders_per_minute" not in fleets.round_line(run.fleet, "canary")
 
 
 def test_one_host_of_those_still_here_asks() -> None:
     run = Run()
-    assert not fleets.asks(run.fleet, "canary", "web1", HOSTS)  # no round yet
+    assert not fleets.worth_asking(run.fleet, "canary")  # no round yet
     run.round("canary")
+    assert fleets.worth_asking(run.fleet, "canary")
     assert [host for host in HOSTS if fleets.asks(run.fleet, "canary", host, HOSTS)] == ["web1"]
     assert [host for host in HOSTS if fleets.asks(run.fleet, "canary", host, HOSTS[1:])] == ["web2"]
     run.round("canary", {"web1": canary.GOOD, "web2": {"verdict": "fail", "unreachable": True}, "web3": canary.GOOD})
-    assert not any(fleets.asks(run.fleet, "canary", host, HOSTS) for host in HOSTS)
+    assert not fleets.worth_asking(run.fleet, "canary")
 
 
 def test_a_kpi_is_asked_for_in_its_phase_and_never_in_a_rollback() -> None:
     only = JUDGE | {"kpis": [ORDERS | {"for": "watch"}]}
     assert fleets.kpis(Run(judge=only).fleet, "canary") == []
+    assert not any(fleets.asks(Run(judge=only).fleet, "canary", host, HOSTS) for host in HOSTS)
     assert len(fleets.kpis(Run(judge=only).fleet, "watch")) == 1
     assert fleets.kpis(Run(verb="rollback", to=None).fleet, "watch") == []
 
