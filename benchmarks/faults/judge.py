@@ -139,14 +139,19 @@ def look_of(text: str) -> Look | None:
 
 
 def whole(looks: Mapping[str, Look | None]) -> bool:
-    """Whether these hosts serve one confirmed release and nothing is pending or under way."""
+    """Whether these hosts serve one confirmed release and nothing is pending."""
     known = [look for look in looks.values() if look is not None]
     return (
         bool(known)
         and len(known) == len(looks)
         and len({look.live for look in known}) == 1
-        and all(look.live and not look.pending and not look.busy for look in known)
+        and all(look.live and not look.pending for look in known)
     )
+
+
+def at_work(looks: Iterable[Look | None]) -> bool:
+    """Whether a call of the host tool still runs: a dead controller's last one may, and may yet change something."""
+    return any(look is None or look.busy for look in looks)
 
 
 def armed(looks: Iterable[Look | None], ttl: float, offset: float) -> float | None:

@@ -342,7 +342,8 @@ class Rig:
     def given(self, release: str) -> None:
         """Whatever was before: this release is live everywhere and nothing is left behind."""
         looks = self.look()
-        there = judge.whole(looks) and all(look and look.sha == self.fleet.shas[release] for look in looks.values())
+        there = judge.whole(looks) and not judge.at_work(looks.values())
+        there = there and all(look and look.sha == self.fleet.shas[release] for look in looks.values())
         if there and not self.leftovers(patience=3):
             return
         if release == OLD:
@@ -410,7 +411,8 @@ class Rig:
                 seen, calm = None, 0
             else:
                 seen = time.monotonic() if seen is None else seen
-                calm = 0 if any(processes_of(one.name) for one in controllers) else calm + 1
+                alive = judge.at_work(looks.values()) or any(processes_of(one.name) for one in controllers)
+                calm = 0 if alive else calm + 1
                 if calm >= 4:
                     return max(0.0, seen - since)
             time.sleep(PAUSE)

@@ -90,11 +90,18 @@ def test_a_fleet_is_whole_with_one_release_and_nothing_pending() -> None:
         None,
         Look("b", "s", None),
         Look("a", "s", "b"),
-        Look("a", "s", None, (), True),
         Look(None, None, None),
     ):
         assert not judge.whole({"web1": calm, "web2": other})
     assert not judge.whole({})
+
+
+def test_a_call_that_outlives_its_controller_is_waited_for_and_does_not_count_as_mixed() -> None:
+    calm, starts = Look("a", "s", None), Look("a", "s", None, (), True)
+    assert judge.whole({"web1": calm, "web2": starts})
+    assert judge.at_work([calm, starts])
+    assert judge.at_work([calm, None])
+    assert not judge.at_work([calm, calm])
 
 
 def test_leftovers_are_told_one_by_one() -> None:
