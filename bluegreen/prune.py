@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from bluegreen import files, images, release
@@ -84,6 +86,8 @@ def sweep(context: Context) -> list[str]:
     ):
         if directory.is_dir():
             removed += files.sweep(directory)
+    for folder, _, _ in os.walk(paths.static):
+        removed += files.sweep(Path(folder))
     for home in sorted(paths.releases.iterdir()) if paths.releases.is_dir() else []:
         if not release.complete(paths, home.name) and home.name not in in_use(context):
             files.remove_tree(home)

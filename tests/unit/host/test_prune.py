@@ -72,13 +72,16 @@ def test_images_and_checks_go_with_their_releases(host: Any) -> None:
 
 def test_what_dead_runs_left_goes_too(host: Any) -> None:
     host.deploy(1, 1)
-    inbox, half = host.paths.inbox, host.paths.routes / ".tmp-x"
+    inbox, half, asset = host.paths.inbox, host.paths.routes / ".tmp-x", host.paths.static / "shop" / ".tmp-123"
     half.mkdir()
+    asset.parent.mkdir(parents=True)
+    asset.write_bytes(b"half a picture")
     for name in ("shop-1.squashfs.20260101T000000-dead00", "shop-2.squashfs.20260101T000000-abcdef"):
         (inbox / name).write_bytes(b"image")
     host.do("prune", "20260101T000000-abcdef", keep=2)
     assert [path.name for path in inbox.iterdir()] == ["shop-2.squashfs.20260101T000000-abcdef"]
     assert not half.exists()
+    assert not asset.exists()
 
 
 def test_an_image_that_is_busy_is_taken_later(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
