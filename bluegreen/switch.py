@@ -263,12 +263,18 @@ def finish(context: Context, pending: Pending, wait: float = 60.0) -> Live:
     live = context.state.live()
     if live is None or not committed(live, pending):
         go_forward(context, pending, wait)
-        previous = {**dataclasses.asdict(live), "previous": None} if live else None
-        fence = pending.fence or context.effective_fence()
-        live = Live(pending.colour, pending.release, pending.sha, pending.deploy_id, fence, now(), previous)
-        context.state.set_live(live)
+        live = make_live(context, live, pending)
     finish_confirm(context, live, pending)
     return live
+
+
+def make_live(context: Context, before: Live | None, pending: Pending) -> Live:
+    """The commit point: what is pending becomes what is confirmed here."""
+    previous = {**dataclasses.asdict(before), "previous": None} if before else None
+    fence = pending.fence or context.effective_fence()
+    chosen = Live(pending.colour, pending.release, pending.sha, pending.deploy_id, fence, now(), previous)
+    context.state.set_live(chosen)
+    return chosen
 
 
 def go_forward(context: Context, pending: Pending, wait: float) -> None:
@@ -440,12 +446,7 @@ def confirm_unserved(context: Context, pending: Pending, problem: BluegreenError
     The host serves nothing until the run that asks has brought it up to date.
     """
     outdated.mark(context, {"why": str(problem)})
-    live = context.state.live()
-    previous = {**dataclasses.asdict(live), "previous": None} if live else None
-    fence = pending.fence or context.effective_fence()
-    chosen = Live(pending.colour, pending.release, pending.sha, pending.deploy_id, fence, now(), previous)
-    context.state.set_live(chosen)
-    finish_confirm(context, chosen, pending)
+    finish_confirm(context, make_live(context, context.state.live(), pending), pending)
 
 
 def resume(context: Context) -> dict[str, Any]:

@@ -306,13 +306,7 @@ def judge_canary(parts: Sequence[Mapping[str, Any]], limit: Limits, plan: Plan) 
         for name in proven(add_hosts(good, "slow"), alpha_slow)
         if requests(pick(new, name)) >= min(limit.min_requests, 20)
     ]
-    reasons = (*in_short(failing), *in_short(slow), *absolute(all_new, all_live, limit, plan))
-    if reasons:
-        return Verdict(FAIL, reasons, all_new, all_live)
-    if not plan.done:
-        return Verdict(SO_FAR, (), all_new, all_live)
-    doubts = (*unreadable(parts), *too_few(all_new, limit), *alike(all_new, all_live, limit))
-    return Verdict(INCONCLUSIVE if doubts else PASS, doubts, all_new, all_live)
+    return conclude(parts, (*in_short(failing), *in_short(slow)), all_new, all_live, limit, plan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,13 +345,20 @@ def judge_watch(parts: Sequence[Mapping[str, Any]], before: Sequence[Groups], li
         for name in proven(slow, ALPHA_SLOW / looks)
         if requests(tallies[name][0]) >= limit.min_requests
     ]
-    reasons = (*in_short(found), *in_short(late), *absolute(all_new, all_live, limit, plan))
+    return conclude(parts, (*in_short(found), *in_short(late)), all_new, all_live, limit, plan)
+
+
+def conclude(
+    parts: Sequence[Mapping[str, Any]], found: Sequence[str], new: Tally, live: Tally, limit: Limits, plan: Plan
+) -> Verdict:
+    """The verdict from what the comparison found, the absolute limits, and whether enough is known at the end."""
+    reasons = (*found, *absolute(new, live, limit, plan))
     if reasons:
-        return Verdict(FAIL, reasons, all_new, all_live)
+        return Verdict(FAIL, reasons, new, live)
     if not plan.done:
-        return Verdict(SO_FAR, (), all_new, all_live)
-    doubts = (*unreadable(parts), *too_few(all_new, limit), *alike(all_new, all_live, limit))
-    return Verdict(INCONCLUSIVE if doubts else PASS, doubts, all_new, all_live)
+        return Verdict(SO_FAR, (), new, live)
+    doubts = (*unreadable(parts), *too_few(new, limit), *alike(new, live, limit))
+    return Verdict(INCONCLUSIVE if doubts else PASS, doubts, new, live)
 
 
 def with_kpis(said: Verdict, fails: Sequence[str], doubts: Sequence[str], done: bool) -> Verdict:
