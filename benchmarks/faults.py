@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import signal
 import sys
 from contextlib import suppress
@@ -18,13 +16,15 @@ from typing import Any, NoReturn
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
-from support.common import Failure, Progress, program, run, run_main, use_project_python  # noqa: E402
+from support.common import Failure, Progress, run_main, use_project_python  # noqa: E402
 
 use_project_python()
 
 from faults import controller, host_tool, hosts, judge, race  # noqa: E402
 from faults.judge import Run  # noqa: E402
-from faults.rig import WORK, Rig, version  # noqa: E402
+from faults.rig import WORK, Rig  # noqa: E402
+
+from support.example_fleet import versions  # noqa: E402
 
 RESULTS = REPO / "benchmarks" / "results"
 PAGE = REPO / "benchmarks" / "faults.md"
@@ -56,17 +56,6 @@ class Results:
         content = {"format": 1, "cases": dict(sorted(self.cases.items()))}
         self.path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         self.page.write_text(page(self.cases), encoding="utf-8")
-
-
-def versions() -> dict[str, str]:
-    """What was measured, and on what."""
-    core = run([program("ansible"), "--version"], what="ask Ansible's version", timeout=60).splitlines()[0]
-    return {
-        "bluegreen": version(),
-        "ansible": core,
-        "python": platform.python_version(),
-        "processors": str(os.cpu_count()),
-    }
 
 
 def page(cases: dict[str, dict[str, Any]]) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import signal
 import statistics
@@ -24,14 +22,15 @@ from typing import Any, NoReturn
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
-from support.common import CACHE, Failure, Progress, program, run, run_main, use_project_python  # noqa: E402
+from support.common import CACHE, Failure, Progress, run_main, use_project_python  # noqa: E402
 
 use_project_python()
 
-from support.example_fleet import DOMAIN, Fleet, Ran, Runner  # noqa: E402
+from support.example_fleet import DOMAIN, Fleet, Ran, Runner, versions  # noqa: E402
 from support.load import Load, LoadThread, Shape, parse_target  # noqa: E402
 
 RESULTS = REPO / "benchmarks" / "results"
+HOSTS = "Debian 13 containers with systemd, on the machine that runs Ansible"
 WORK = CACHE / "benchmarks"
 OLD, NEW = "r1", "r2"
 RATE = 60.0  # requests per second over all app servers: enough to see the last answer to some hundredths of a second
@@ -212,19 +211,6 @@ class Bench:
         shutil.rmtree(self.fleet.directory.parent, ignore_errors=True)
 
 
-def versions() -> dict[str, str]:
-    """What was measured, and on what."""
-    core = run([program("ansible"), "--version"], what="ask Ansible's version", timeout=60).splitlines()[0]
-    commit = run(["git", "-C", REPO, "describe", "--always", "--dirty"], what="ask git", timeout=30).strip()
-    return {
-        "bluegreen": commit,
-        "ansible": core,
-        "python": platform.python_version(),
-        "processors": str(os.cpu_count()),
-        "hosts": "Debian 13 containers with systemd, on the machine that runs Ansible",
-    }
-
-
 def write(samples: Sequence[Sample], facts: dict[str, Any], folder: Path) -> None:
     """The results for people and for programs."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -275,7 +261,7 @@ def main(arguments: list[str]) -> int:
         "format": 1,
         "date": datetime.now(UTC).date().isoformat(),
         "command": f"benchmarks/rollback.py --hosts {' '.join(map(str, given.hosts))} --rounds {given.rounds}",
-        "versions": versions(),
+        "versions": versions() | {"hosts": HOSTS},
         "requests": sum(bench.requests for bench in benches),
         "failed": sum(bench.failed for bench in benches),
         "first_deploy": {len(bench.fleet.app_servers): round(bench.first_deploy, 2) for bench in benches},

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -30,14 +28,15 @@ from support.common import CACHE, Failure, Progress, program, run, run_main, use
 
 use_project_python()
 
-from faults.rig import NEW, OLD, Rig, version  # noqa: E402
+from faults.rig import NEW, OLD, Rig  # noqa: E402
 
-from support.example_fleet import APP, DOMAIN, Fleet  # noqa: E402
+from support.example_fleet import APP, DOMAIN, Fleet, versions  # noqa: E402
 from support.hosts import inventory_name  # noqa: E402
 from support.load import Load, LoadThread, Shape, parse_target  # noqa: E402
 from support.load.tally import Seen  # noqa: E402
 
 RESULTS = REPO / "benchmarks" / "results"
+HOSTS = "Debian 13 containers with systemd, on the machine that sends the requests"
 WORK = CACHE / "benchmarks-switches"
 RATE = 40.0  # requests per second, beside the websockets
 BEFORE = AFTER = 4.0  # seconds of traffic before the first and after the last change: more than the longest answer
@@ -430,18 +429,6 @@ def measure(stage: Stage, given: argparse.Namespace, put: Callable[[Series], Non
         put(playbooks(stage, given.deploys, DELAYS[-1]))
 
 
-def versions() -> dict[str, str]:
-    """What was measured, and on what."""
-    core = run([program("ansible"), "--version"], what="ask Ansible's version", timeout=60).splitlines()[0]
-    return {
-        "bluegreen": version(),
-        "ansible": core,
-        "python": platform.python_version(),
-        "processors": str(os.cpu_count()),
-        "hosts": "Debian 13 containers with systemd, on the machine that sends the requests",
-    }
-
-
 def write(found: Sequence[Series], facts: Mapping[str, Any], folder: Path) -> None:
     """The results for people and for programs; what was measured so far is kept if the rest fails."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -480,7 +467,7 @@ def main(arguments: list[str]) -> int:
         "format": 1,
         "date": datetime.now(UTC).date().isoformat(),
         "command": f"{command} --deploys {given.deploys} --server {given.server}",
-        "versions": versions(),
+        "versions": versions() | {"hosts": HOSTS},
     }
     found: list[Series] = []
 

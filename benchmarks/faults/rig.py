@@ -17,8 +17,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from support.common import CACHE, REPO, Failure, Progress, run
-from support.example_fleet import APP, DOMAIN, Fleet, Node
+from support.common import CACHE, REPO, Failure, Progress
+from support.example_fleet import APP, DOMAIN, Fleet, Node, version
 from support.hosts import Podman, as_root, inventory_name
 from support.load import Load, LoadThread, Shape, parse_target
 
@@ -106,11 +106,6 @@ class Controller:
         """The end of what it wrote, in one line."""
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         return " / ".join(lines[-count:])
-
-
-def version() -> str:
-    """The commit that is measured."""
-    return run(["git", "-C", REPO, "describe", "--always", "--dirty"], what="ask git", timeout=30).strip()
 
 
 def processes_of(name: str) -> list[int]:

@@ -10,6 +10,7 @@ import http.client
 import ipaddress
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -300,3 +301,19 @@ def end(process: subprocess.Popen[str], why: threading.Event | None = None) -> N
                 ask()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
+
+
+def version() -> str:
+    """The commit that is measured."""
+    return run(["git", "-C", REPO, "describe", "--always", "--dirty"], what="ask git", timeout=30).strip()
+
+
+def versions() -> dict[str, str]:
+    """What was measured, and with what."""
+    core = run([program("ansible"), "--version"], what="ask Ansible's version", timeout=60).splitlines()[0]
+    return {
+        "bluegreen": version(),
+        "ansible": core,
+        "python": platform.python_version(),
+        "processors": str(os.cpu_count()),
+    }
