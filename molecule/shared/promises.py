@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -68,6 +69,22 @@ class Ran:
         return "\n".join(
             [f"$ {self.command}", *self.lines[-count:], f"(exit status {self.status}, {self.seconds:.1f} s)"]
         )
+
+    @property
+    def changes(self) -> dict[str, int]:
+        """How many tasks changed something, by host, from the recap of Ansible's own output (`-v`)."""
+        recap = r"^(\S+)\s+: ok=\d+\s+changed=(\d+)"
+        return {name: int(count) for name, count in re.findall(recap, self.output, re.MULTILINE)}
+
+    def changed_tasks(self) -> str:
+        """The tasks that changed something, from Ansible's own output (`-v`)."""
+        task, found = "", []
+        for line in self.lines:
+            if line.startswith("TASK "):
+                task = line
+            if line.startswith("changed:"):
+                found.append(f"{task}\n  {line[:200]}")
+        return "\n".join(found)
 
 
 @dataclass
@@ -234,6 +251,18 @@ class Deployment:
     def provision(self) -> Ran:
         """provision.yml."""
         return self.must("provision.yml", timeout=900)
+
+    def provision_again(self) -> None:
+        """provision.yml on hosts that are ready: it changes nothing, and no visitor notices."""
+        before = self.snapshot()
+        with self.under_load():
+            ran = self.must("provision.yml", "-v", timeout=600)
+            if any(ran.changes.values()):  # an earlier version of this repository may have provisioned these hosts
+                before = self.snapshot()
+                ran = self.must("provision.yml", "-v", timeout=600)
+        assert ran.changes, ran.tail()
+        assert set(ran.changes.values()) == {0}, f"{ran.changes}\n{ran.changed_tasks()}"
+        assert self.snapshot() == before
 
     def deploy(self, release: str, **extra: object) -> Ran:
         """Deploy a release by its name; it has to serve afterwards."""

@@ -26,9 +26,10 @@ TIMES = {"wait": 60}
 HURRIED = {"rollout_ttl": TTL, "rollout_lease_ttl": LEASE}  # for the run that dies
 
 # Where the controller dies: before the switch, right after it, right before its confirmation, while hosts work.
+FULL = pytest.mark.full
 POINTS = [
-    ("deploy.yml", f"before:{CHANCE.choice(['Stage', 'Start', 'Smoke'])}"),
-    ("rollback.yml", "before:Confirm"),
+    pytest.param("deploy.yml", f"before:{CHANCE.choice(['Stage', 'Start', 'Smoke'])}", marks=FULL),
+    pytest.param("rollback.yml", "before:Confirm", marks=FULL),
     ("deploy.yml", "before:Watch"),  # right after the switch
     ("rollback.yml", f"during:{CHANCE.choice(['Preflight', 'Switch'])}"),
     ("deploy.yml", "before:Confirm"),

@@ -101,6 +101,11 @@ def test_a_command_runs_once_in_the_live_release(vm: Deployment) -> None:
     assert "0002" not in ran.output, f"the live release is the first one\n{ran.tail()}"
 
 
+def test_provisioning_again_changes_nothing_and_no_visitor_notices(vm: Deployment) -> None:
+    vm.provision_again()
+    vm.expect_live("n1")
+
+
 def test_status_shows_every_host_as_data(vm: Deployment) -> None:
     ran = vm.must("status.yml", format="json")
     assert vm.sha("n1") in ran.output, ran.tail()
