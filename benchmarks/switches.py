@@ -254,10 +254,9 @@ Again: `{facts["command"]}`
 class Stage(Rig):
     """A fleet with two warm releases on it; the load balancer, if there is one, is where visitors come in."""
 
-    def __init__(self, app_servers: int, server: str, progress: Progress) -> None:
+    def __init__(self, app_servers: int, server: str, progress: Progress, home: Path, subnet: str) -> None:
         super().__init__(app_servers, 1, progress, TTL, TTL)
-        home = WORK / f"{app_servers}-{server}"
-        self.fleet = Fleet(home / "inventory", WORK / "work", app_servers, f"10.213.{80 + app_servers}.0/24")
+        self.fleet = Fleet(home / "inventory", home.parent / "work", app_servers, subnet)
         self.inventory = inventory_name(self.fleet.directory)
         self.logs = home / "logs"
         self.server = server
@@ -461,7 +460,10 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     progress = Progress()
     WORK.mkdir(parents=True, exist_ok=True)
-    stages = [Stage(count, given.server, progress) for count in given.hosts]
+    stages = [
+        Stage(count, given.server, progress, WORK / f"{count}-{given.server}", f"10.213.{80 + count}.0/24")
+        for count in given.hosts
+    ]
     command = f"benchmarks/switches.py --hosts {' '.join(map(str, given.hosts))} --switches {given.switches}"
     facts: dict[str, Any] = {
         "format": 1,
