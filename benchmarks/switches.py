@@ -306,7 +306,7 @@ class Stage(Rig):
         self.secure = True
         self.warm()
 
-    def load(self, delay: float) -> Load:
+    def clients(self, delay: float) -> Load:
         """Traffic of all kinds at the entrance."""
         url = f"http{'s' if self.secure else ''}://{self.fleet.entrance.address}"
         return Load(
@@ -371,7 +371,7 @@ class Stage(Rig):
 
 def switches(stage: Stage, count: int, delay: float) -> Series:
     """So many switches in a row between two warm releases, under traffic."""
-    load = stage.load(delay)
+    load = stage.clients(delay)
     changes = []
     with LoadThread(load) as thread:
         time.sleep(BEFORE)
@@ -401,7 +401,7 @@ def met(load: Load, release: str, since: float) -> None:
 def playbooks(stage: Stage, count: int, delay: float) -> Series:
     """So many whole deploys, each followed by a rollback, under traffic. Each deploy starts new processes."""
     stage.given(OLD)
-    load = stage.load(delay)
+    load = stage.clients(delay)
     with LoadThread(load) as thread:
         time.sleep(BEFORE)
         for number in range(1, count + 1):
