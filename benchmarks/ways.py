@@ -1,0 +1,344 @@
+#!/usr/bin/env python3
+"""Ways to put a release in front of visitors, side by side on one host. See benchmarks/README.md."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPO / "scripts"), str(REPO / "benchmarks")]
+
+from support.common import CACHE, Failure, Progress, run_main, use_project_python  # noqa: E402
+
+use_project_python()
+
+from switches import HOSTS, Stage, profile  # noqa: E402
+
+from support.example_fleet import APP, DOMAIN, versions  # noqa: E402
+from support.load import Load, LoadThread, parse_target  # noqa: E402
+from support.load.tally import quantile  # noqa: E402
+
+RESULTS = REPO / "benchmarks" / "results"
+WORK = CACHE / "benchmarks-ways"
+RATE = 60.0  # requests per second
+DELAY = 10.0  # milliseconds of added round trip
+APART = 12.0  # seconds from one change to the next
+AROUND = 5.0  # seconds before and after a change whose answers are timed
+SLOW_KINDS = ("slow", "stream", "upload")
+RELOADED, PLAIN = 8081, 8082  # ports
+INCLUDE = "/etc/nginx/ways.include"
+NAMED = "/run/ways.env"
+BLOCKS, BLOCK = 30, 100  # requests one after the other, for the added latency
+
+SITE = """\
+upstream ways_reloaded {{ include {include}; }}
+upstream ways_plain {{ server unix:/run/bluegreen/{app}/{colour}.sock; }}
+server {{
+    listen {reloaded};
+    location / {{ proxy_http_version 1.1; proxy_set_header Host $host; proxy_pass http://ways_reloaded; }}
+}}
+server {{
+    listen {plain};
+    location / {{ proxy_http_version 1.1; proxy_set_header Host $host; proxy_pass http://ways_plain; }}
+}}
+"""
+
+MEMORY = """\
+sum() {
+  for pid in $1; do cat /proc/$pid/smaps_rollup 2>/dev/null; done | awk '/^Pss:/ {total += $2} END {print total + 0}'
+}
+echo $(sum "$(pgrep -f 'gunicor[n]')") $(sum "$(pgrep -x nginx)") $(pgrep -xc nginx)
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request of a visitor; sent and answered on the monotonic clock."""
+
+    sent: float
+    answered: float
+    release: str
+    failed: bool
+    quick: bool
+
+
+class Log(StringIO):
+    """Takes the load's lines and keeps what is asked of them."""
+
+    def __init__(self, requests: list[Request]) -> None:
+        super().__init__()
+        self.requests = requests
+
+    def write(self, line: str) -> int:
+        found = json.loads(line)
+        answered = float(found["monotonic"])
+        sent = answered - float(found["ms"]) / 1000
+        quick = found["kind"] not in SLOW_KINDS
+        self.requests.append(Request(sent, answered, str(found["release"]), "failure" in found, quick))
+        return len(line)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of the release: when its command was started and had ended, and the release that it took away."""
+
+    started: float
+    done: float
+    old: str
+
+
+@dataclass
+class Way:
+    """A way, and what visitors had of it."""
+
+    name: str
+    requests: int = 0
+    failed: int = 0
+    took: list[float] = field(default_factory=list)  # seconds of the command
+    last_old: list[float] = field(default_factory=list)  # seconds from its start to the old release's last quick answer
+    p99_ms: list[float] = field(default_factory=list)  # of quick requests in the seconds around it
+    application_kb: int = 0
+    nginx_kb: int = 0
+    nginx_processes: int = 0
+
+
+def judged(name: str, requests: Sequence[Request], changes: Sequence[Change]) -> Way:
+    """What the visitors had of a way."""
+    way = Way(name, len(requests), sum(one.failed for one in requests))
+    for change in changes:
+        way.took.append(change.done - change.started)
+        old = [one.answered for one in requests if one.quick and one.release == change.old and not one.failed]
+        near = [moment for moment in old if moment < change.started + APART]
+        way.last_old.append(max(0.0, max(near, default=0.0) - change.started))
+        times = [
+            (one.answered - one.sent) * 1000
+            for one in requests
+            if one.quick and not one.failed and abs(one.sent - change.started) <= AROUND
+        ]
+        way.p99_ms.append(quantile(sorted(times), 0.99))
+    return way
+
+
+# --- what is shown ------------------------------------------------------------------------------------------------
+
+
+def spread(values: Sequence[float], unit: str, digits: int = 2) -> str:
+    """Median (minimum to maximum)."""
+    if not values:
+        return "–"
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return f"{statistics.median(values):.{digits}f} {unit} ({low} to {high})"
+
+
+def table(ways: Sequence[Way]) -> str:
+    """One row for each way, as a Markdown table."""
+    lines = [
+        "| way | failed | the command takes | last answer of the old one | p99 around it | application, nginx |",
+        "|---|---|---|---|---|---|",
+    ]
+    for way in ways:
+        share = f"{way.failed} of {way.requests}" + (
+            f" ({100 * way.failed / way.requests:.2f} %)" if way.failed else ""
+        )
+        memory = f"{way.application_kb / 1024:.0f} MB, {way.nginx_kb / 1024:.0f} MB in {way.nginx_processes} processes"
+        spreads = [spread(way.took, "s"), spread(way.last_old, "s"), spread(way.p99_ms, "ms", 0)]
+        lines.append(f"| {way.name} | {share} | {' | '.join(spreads)} | {memory} |")
+    return "\n".join(lines)
+
+
+def text(ways: Sequence[Way], latency: Mapping[str, list[float]], facts: Mapping[str, Any]) -> str:
+    """The page of results."""
+    made, (ours, plain) = facts["versions"], (latency["slots"], latency["plain"])
+    ratio = statistics.median(a / b for a, b in zip(ours, plain, strict=True)) if ours else float("nan")
+    return f"""\
+# Ways to change the release, side by side
+
+{facts["date"]}, {made["processors"]} processors, {made["hosts"]}. bluegreen {made["bluegreen"]}.
+How: [../README.md](../README.md).
+
+{table(ways)}
+
+Medians (smallest to largest). Memory: proportional set size right after the last change.
+
+## Added latency
+
+The 20 slots against a plain `proxy_pass` to the same socket: **{ratio:.3f} times** (median of {len(ours)} pairs of
+{BLOCK}
+requests one after the other; {spread([value * 1000 for value in ours], "ms")} and
+{spread([value * 1000 for value in plain], "ms")} each).
+
+Again: `{facts["command"]}`
+"""
+
+
+# --- what is measured ---------------------------------------------------------------------------------------------
+
+
+class Site(Stage):
+    """One app server with two warm releases, and beside its own site two that are made the common ways."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(1, "wsgi", progress, WORK / "ways", "10.213.79.0/24")
+        self.colour = self.included = ""
+
+    def others(self) -> None:
+        """The two other sites, in front of the same sockets."""
+        self.colour = str(self.status()[self.hosts[0]]["live"]["colour"])
+        site = SITE.format(app=APP, colour=self.colour, include=INCLUDE, reloaded=RELOADED, plain=PLAIN)
+        drop = f"/etc/systemd/system/{APP}@{self.colour}.service.d"
+        self.included = self.colour
+        self.include(self.colour)
+        self.on(self.hosts[0], "cat > /etc/nginx/conf.d/ways.conf", stdin=site.encode())
+        self.on(
+            self.hosts[0],
+            f"mkdir -p {drop}; printf '[Service]\\nEnvironmentFile=-{NAMED}\\n' > {drop}/ways.conf;"
+            " systemctl daemon-reload; nginx -t -q && nginx -s reload",
+        )
+
+    def include(self, colour: str) -> None:
+        """The file that the common way writes."""
+        line = f"server unix:/run/bluegreen/{APP}/{colour}.sock;\n"
+        self.on(self.hosts[0], f"cat > {INCLUDE}.new && mv {INCLUDE}.new {INCLUDE}", stdin=line.encode())
+
+    def slots(self, _number: int) -> Change:
+        """This toolkit's switch."""
+        started, done, old, _new = self.switch()
+        return Change(started, done, old)
+
+    def reload(self, _number: int) -> Change:
+        """Write an include and reload nginx."""
+        states = self.status()[self.hosts[0]]
+        colours = {str(states[role]["colour"]): str(states[role]["release"]) for role in ("live", "idle")}
+        old = self.included
+        self.included = next(colour for colour in colours if colour != old)
+        started = time.monotonic()
+        self.include(self.included)
+        self.on(self.hosts[0], "nginx -s reload")
+        return Change(started, time.monotonic(), colours[old])
+
+    def restart(self, number: int) -> Change:
+        """Restart the one gunicorn that there is."""
+        old = f"ways-{number - 1}" if number else str(self.status()[self.hosts[0]]["live"]["release"])
+        self.on(self.hosts[0], f"echo BLUEGREEN_RELEASE=ways-{number} > {NAMED}")
+        started = time.monotonic()
+        self.on(self.hosts[0], f"systemctl restart {APP}@{self.colour}")
+        return Change(started, time.monotonic(), old)
+
+    def measure(self, name: str, port: int, change: Callable[[int], Change], count: int) -> Way:
+        """So many changes of one way, under traffic."""
+        requests: list[Request] = []
+        load = Load(
+            [parse_target(f"http://{self.fleet.entrance.address}:{port}", DOMAIN)],
+            profile=profile(False, "wsgi"),
+            rate=RATE,
+            connections=16,
+            timeout=30,
+            probe_token=self.token,
+            delay=DELAY,
+            log=Log(requests),
+        )
+        changes = []
+        with LoadThread(load) as thread:
+            time.sleep(AROUND)
+            for number in range(count):
+                changes.append(change(number))
+                time.sleep(max(0.0, changes[-1].started + APART - time.monotonic()))
+            memory = self.on(self.hosts[0], MEMORY).split()
+            thread.stop()
+        way = judged(name, requests, changes)
+        way.application_kb, way.nginx_kb, way.nginx_processes = (int(word) for word in memory)
+        self.progress(f"{name}: {way.failed} of {way.requests} failed")
+        return way
+
+    def latency(self) -> dict[str, list[float]]:
+        """Seconds of a request to the same socket through the slots and without them, in turns."""
+        found: dict[str, list[float]] = {"slots": [], "plain": []}
+        address = self.fleet.entrance.address
+        lines = {"slots": http.client.HTTPConnection(address, 80), "plain": http.client.HTTPConnection(address, PLAIN)}
+        for number in range(BLOCKS + 1):
+            for name, line in lines.items():
+                times = []
+                for _ in range(BLOCK):
+                    started = time.perf_counter()
+                    line.request("GET", "/healthz", headers={"Host": DOMAIN})
+                    answer = line.getresponse()
+                    answer.read()
+                    times.append(time.perf_counter() - started)
+                    if answer.status != 200:
+                        raise Failure(f"{name}: /healthz answered {answer.status}")
+                if number:  # the first block warms up
+                    found[name].append(statistics.median(times))
+        return found
+
+
+def write(ways: Sequence[Way], latency: Mapping[str, list[float]], facts: Mapping[str, Any], folder: Path) -> None:
+    """The results for people and for programs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {**facts, "ways": [asdict(way) for way in ways], "latency": latency}
+    (folder / "ways.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / "ways.md").write_text(text(ways, latency, facts), encoding="utf-8")
+
+
+def checked(arguments: list[str]) -> argparse.Namespace:
+    """The options; raises Failure before anything is made."""
+    parser = argparse.ArgumentParser(prog="ways.py", description=__doc__)
+    parser.add_argument("--changes", type=int, default=10, help="of the release, each way (10)")
+    parser.add_argument("--keep", action="store_true", help="leave the host running")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where to write (benchmarks/results)")
+    given = parser.parse_args(arguments)
+    if not 1 <= given.changes <= 1000:
+        raise Failure(f"--changes {given.changes}: give a number from 1 to 1000", 2)
+    return given
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point; raises Failure."""
+    given = checked(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    progress = Progress()
+    WORK.mkdir(parents=True, exist_ok=True)
+    site = Site(progress)
+    facts: dict[str, Any] = {
+        "format": 1,
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": f"benchmarks/ways.py --changes {given.changes}",
+        "versions": versions() | {"hosts": HOSTS},
+    }
+    try:
+        site.prepare()
+        site.others()
+        latency = site.latency()
+        ways = [site.measure("bluegreen: one rename", 80, site.slots, given.changes)]
+        site.others()
+        ways.append(site.measure("include, then `nginx -s reload`", RELOADED, site.reload, given.changes))
+        ways.append(site.measure("restart in place", PLAIN, site.restart, given.changes))
+        write(ways, latency, facts, given.results)
+    finally:
+        if not given.keep:
+            with suppress(Failure, subprocess.SubprocessError):
+                site.remove()
+    print(table(ways))
+    return 0 if ways[0].failed == 0 else 1
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
