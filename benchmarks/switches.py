@@ -263,10 +263,18 @@ class Stage(Rig):
         self.secure = False
 
     def prepare(self) -> None:
-        """New hosts, without TLS."""
+        """Hosts without TLS, with two warm releases; those that were kept are used again."""
         shutil.rmtree(self.logs, ignore_errors=True)
         self.logs.mkdir(parents=True)
         self.fleet.make_repository()
+        if self.pid("web1") and (self.fleet.directory / "hosts.yml").is_file() and not self.certificates.exists():
+            self.progress("the hosts of the last time are used again")
+        else:
+            self.make()
+        self.token = self.fleet.probe_token()
+
+    def make(self) -> None:
+        """New hosts."""
         environment = {
             "ALLOWED_HOSTS": "{{ app_domain }}",
             "HTTPS": "{{ '1' if app_https else '0' }}",
@@ -281,7 +289,11 @@ class Stage(Rig):
         self.must(self.fleet.hosts("up"), "make hosts", 1800)
         self.must(self.fleet.playbook("provision.yml"), "provision", 1800)
         self.warm()
-        self.token = self.fleet.probe_token()
+
+    @property
+    def certificates(self) -> Path:
+        """The settings for TLS. Named so that they are read after zz-here.yml."""
+        return self.fleet.directory / "group_vars" / "app_servers" / "zzz-tls.yml"
 
     def warm(self) -> None:
         """Both releases run on every host, the new one is live."""
@@ -300,8 +312,7 @@ class Stage(Rig):
             for path, content in ((CERTIFICATE, chain.read_bytes()), (KEY, key.read_bytes())):
                 self.on(self.fleet.entrance.name, f"umask 077; cat > {path}", stdin=content)
         more = {"app_tls_certificate": CERTIFICATE, "app_tls_key": KEY}
-        # Named so that it is read after zz-here.yml.
-        (self.fleet.directory / "group_vars" / "app_servers" / "zzz-tls.yml").write_text(f"---\n{json.dumps(more)}\n")
+        self.certificates.write_text(f"---\n{json.dumps(more)}\n")
         self.must(self.fleet.playbook("provision.yml"), "provision with TLS", 1800)
         self.secure = True
         self.warm()
