@@ -27,6 +27,4 @@ if os.environ["BLUEGREEN_INTERFACE"] == "asgi":
     else:
         worker_class = "uvicorn.workers.UvicornWorker"
 else:
-    worker_class = os.environ.get("BLUEGREEN_WORKER_CLASS", "gthread")
-    if worker_class == "sync":
-        threads = 1  # gunicorn would silently turn sync with threads into gthread
+    worker_class = "gthread" if threads > 1 else "sync"
