@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import itertools
 import json
 import signal
 import statistics
@@ -112,6 +113,7 @@ class Way:
     took: list[float] = field(default_factory=list)  # seconds of the command
     last_old: list[float] = field(default_factory=list)  # seconds from its start to the old release's last quick answer
     p99_ms: list[float] = field(default_factory=list)  # of quick requests in the seconds around it
+    gaps: list[float] = field(default_factory=list)  # longest time in seconds without a good quick answer after it
     application_kb: int = 0
     nginx_kb: int = 0
     nginx_processes: int = 0
@@ -131,6 +133,9 @@ def judged(name: str, requests: Sequence[Request], changes: Sequence[Change]) ->
             if one.quick and not one.failed and abs(one.sent - change.started) <= AROUND
         ]
         way.p99_ms.append(quantile(sorted(times), 0.99))
+        good = sorted(one.answered for one in requests if one.quick and not one.failed)
+        after = [moment for moment in good if change.started - 1 <= moment <= change.started + APART]
+        way.gaps.append(max((later - earlier for earlier, later in itertools.pairwise(after)), default=APART))
     return way
 
 
@@ -161,7 +166,18 @@ def table(ways: Sequence[Way]) -> str:
     return "\n".join(lines)
 
 
-def text(ways: Sequence[Way], latency: Mapping[str, list[float]], facts: Mapping[str, Any]) -> str:
+def killed_table(ways: Sequence[Way]) -> str:
+    """One row for each way, as a Markdown table."""
+    lines = ["| the live colour is killed | times | failed | longest time without an answer |", "|---|---|---|---|"]
+    for way in ways:
+        failed = f"{way.failed} of {way.requests}"
+        lines.append(f"| {way.name} | {len(way.gaps)} | {failed} | {spread(way.gaps, 's')} |")
+    return "\n".join(lines)
+
+
+def text(
+    ways: Sequence[Way], killed: Sequence[Way], latency: Mapping[str, list[float]], facts: Mapping[str, Any]
+) -> str:
     """The page of results."""
     made, (ours, plain) = facts["versions"], (latency["slots"], latency["plain"])
     ratio = statistics.median(a / b for a, b in zip(ours, plain, strict=True)) if ours else float("nan")
@@ -174,6 +190,12 @@ How: [../README.md](../README.md).
 {table(ways)}
 
 Medians (smallest to largest). Memory: proportional set size right after the last change.
+
+## A crash of the live colour
+
+SIGKILL to all its processes; systemd starts it again. With a warm idle colour nginx asks that one meanwhile.
+
+{killed_table(killed)}
 
 ## Added latency
 
@@ -239,6 +261,18 @@ class Site(Stage):
         self.on(self.hosts[0], f"systemctl restart {APP}@{self.colour}")
         return Change(started, time.monotonic(), old)
 
+    def kill(self, _number: int) -> Change:
+        """Every process of the live colour dies."""
+        live = self.status()[self.hosts[0]]["live"]
+        started = time.monotonic()
+        self.on(self.hosts[0], f"systemctl kill -s KILL {APP}@{live['colour']}")
+        return Change(started, time.monotonic(), str(live["release"]))
+
+    def stop_idle(self) -> None:
+        """No fallback."""
+        idle = self.status()[self.hosts[0]]["idle"]
+        self.on(self.hosts[0], f"systemctl stop {APP}@{idle['colour']}")
+
     def measure(self, name: str, port: int, change: Callable[[int], Change], count: int) -> Way:
         """So many changes of one way, under traffic."""
         requests: list[Request] = []
@@ -286,12 +320,19 @@ class Site(Stage):
         return found
 
 
-def write(ways: Sequence[Way], latency: Mapping[str, list[float]], facts: Mapping[str, Any], folder: Path) -> None:
+def write(
+    ways: Sequence[Way],
+    killed: Sequence[Way],
+    latency: Mapping[str, list[float]],
+    facts: Mapping[str, Any],
+    folder: Path,
+) -> None:
     """The results for people and for programs."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {**facts, "ways": [asdict(way) for way in ways], "latency": latency}
+    found = {"ways": [asdict(way) for way in ways], "killed": [asdict(way) for way in killed]}
+    content = {**facts, **found, "latency": latency}
     (folder / "ways.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / "ways.md").write_text(text(ways, latency, facts), encoding="utf-8")
+    (folder / "ways.md").write_text(text(ways, killed, latency, facts), encoding="utf-8")
 
 
 def checked(arguments: list[str]) -> argparse.Namespace:
@@ -323,16 +364,20 @@ def main(arguments: list[str]) -> int:
         site.prepare()
         site.others()
         latency = site.latency()
+        killed = [site.measure("with a warm idle colour", 80, site.kill, given.changes)]
         ways = [site.measure("bluegreen: one rename", 80, site.slots, given.changes)]
         site.others()
         ways.append(site.measure("include, then `nginx -s reload`", RELOADED, site.reload, given.changes))
         ways.append(site.measure("restart in place", PLAIN, site.restart, given.changes))
-        write(ways, latency, facts, given.results)
+        site.stop_idle()
+        killed.append(site.measure("without one", 80, site.kill, given.changes))
+        write(ways, killed, latency, facts, given.results)
     finally:
         if not given.keep:
             with suppress(Failure, subprocess.SubprocessError):
                 site.remove()
     print(table(ways))
+    print(killed_table(killed))
     return 0 if ways[0].failed == 0 else 1
 
 
