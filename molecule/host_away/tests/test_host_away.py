@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from promises import REPO, Deployment, until
@@ -104,3 +105,34 @@ def test_no_deploy_starts_while_the_register_is_silent_and_visitors_are_served(f
         fleet.on(database, "systemctl start postgresql")
     assert "register" in ran.output
     assert fleet.snapshot() == before
+
+
+@pytest.mark.full
+def test_the_register_may_be_on_a_server_of_somebody_else(
+    fleet: Deployment, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    fleet.given(OLD)
+    database = next(iter(fleet.groups["databases"]))
+    address = fleet.groups["databases"][database]
+    ask = "runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1"
+    hba = f"$({ask} -c 'show hba_file')"
+    # not ours: nothing in the inventory makes it, and its password has signs that a URL must escape
+    fleet.on(database, f"{ask} -c \"create role theirs login password 'p@ss:w/rd'\"")
+    fleet.on(database, f"{ask} -c 'create database theirs owner theirs'")
+    fleet.on(database, f"sed -i '1i host theirs theirs {address}/24 scram-sha-256' {hba}; systemctl reload postgresql")
+
+    def back() -> None:
+        fleet.provision()
+        fleet.on(database, f"sed -i '/ theirs /d' {hba}; systemctl reload postgresql")
+        fleet.on(database, f"{ask} -c 'drop database theirs with (force)' -c 'drop role theirs'")
+        fleet.given(OLD)
+
+    request.addfinalizer(back)
+    theirs = fleet.variant(tmp_path, bluegreen_database_url=f"postgresql://theirs:p%40ss%3Aw%2Frd@{address}/theirs")
+    theirs.provision()
+    with theirs.under_load():
+        theirs.deploy(NEW, watch=1, retry_bad=True)
+        theirs.must("rollback.yml")
+        theirs.expect_live(OLD)
+    decided = fleet.on(database, f"{ask} -d theirs -c 'select count(*) from decision'")
+    assert int(decided) == 2, "the deploy and the rollback are decided there"
