@@ -90,12 +90,20 @@ class Victim:
             return
         self.hurt_now = False
         if self.plan.fault in ("killed", "gone"):
-            self.rig.podman("start", self.rig.container(self.name), what=f"start {self.name}", timeout=120)
-            self.rig.pids.pop(self.name, None)
+            self._start()
         elif self.plan.fault == "paused":
             self.rig.podman("unpause", self.rig.container(self.name), what=f"wake {self.name}")
         else:
             self._nft("delete", "table", "inet", "fault")
+
+    def _start(self) -> None:
+        """Power on. Podman may not have noticed yet that the host is off: it would start nothing, and say nothing."""
+        until = time.monotonic() + 60
+        while self.rig.pid(self.name) in ("", self.pid):
+            if time.monotonic() > until:
+                raise Failure(f"{self.name} does not start")
+            self.rig.podman("start", self.rig.container(self.name), what=f"start {self.name}", timeout=120)
+        self.rig.pids.pop(self.name, None)
 
     def _nft(self, *words: str, text: str = "") -> None:
         command = [*as_root(), "nsenter", "-t", self.pid, "-n", "nft", *words]
