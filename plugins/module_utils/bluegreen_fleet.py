@@ -728,9 +728,21 @@ def carry(fleet: Fleet, phase: str, host: str, answer: Result) -> dict[str, Any]
         "colour": colour,
         "cursor": measured.get("cursor") or earlier.get("cursor"),
         "unreadable": measured.get("unreadable") or before.get("unreadable") or "",
-        "rounds": [*(earlier.get("rounds") or []), one],
+        "rounds": [*with_verdict(fleet, phase, earlier.get("rounds") or []), one],
     }
     return found | {"judged": json.dumps(kept)}
+
+
+def with_verdict(fleet: Fleet, phase: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """A host's rounds, the last of them with the verdict after it; as they are where others are a round ahead."""
+    known = {len(found["rounds"]) for host in fleet.hosts if (found := fleet.sums(phase, host)).get("rounds")}
+    return [*rows[:-1], {**rows[-1], **judgement(fleet, phase)}] if rows and known == {len(rows)} else list(rows)
+
+
+def judgement(fleet: Fleet, phase: str) -> dict[str, Any]:
+    """The verdict so far in a canary or watch: {verdict, reasons}; before the end, what it still lacks for a pass."""
+    said = fleet.canary if phase == "canary" else fleet.watch
+    return {"verdict": said.verdict, "reasons": list(said.reasons or said.doubts)}
 
 
 def round_line(fleet: Fleet, phase: str) -> str:

@@ -66,12 +66,13 @@ def limits(settings: Mapping[str, Any]) -> Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What the fleet's requests say, and why, a sentence each."""
+    """What the fleet's requests say, and why, a sentence each. doubts: why it would be inconclusive if it ended now."""
 
     verdict: str
     reasons: tuple[str, ...] = ()
     new: Tally = dataclasses.field(default_factory=dict)
     live: Tally = dataclasses.field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
 
 # tallies and histograms
@@ -294,19 +295,19 @@ def judge_canary(parts: Sequence[Mapping[str, Any]], limit: Limits, plan: Plan) 
     """The verdict on one step of a canary. `parts`: each host's sums (`add_round`), or {unreadable}."""
     good = [part for part in parts if not part.get("unreadable")]
     new, live = (merge_groups(part.get(role) or {} for part in good) for role in ("new", "live"))
-    all_new, all_live = merge(new.values()), merge(live.values())
     alpha_errors, alpha_slow = ALPHA_ERRORS / plan.steps, ALPHA_SLOW / plan.steps
     failing = [
-        error_sentence(name, pick(new, name), pick(live, name))
+        error_sentence(name, new, live)
         for name in proven(add_hosts(good, "errors"), alpha_errors)
         if worse(pick(new, name), pick(live, name), LEAST_EXCESS)
     ]
+    late = add_hosts(good, "slow")
     slow = [
-        slow_sentence(name, pick(new, name), pick(live, name))
-        for name in proven(add_hosts(good, "slow"), alpha_slow)
+        slow_sentence(name, new, live, late)
+        for name in proven(late, alpha_slow)
         if requests(pick(new, name)) >= min(limit.min_requests, 20)
     ]
-    return conclude(parts, (*in_short(failing), *in_short(slow)), all_new, all_live, limit, plan)
+    return conclude(parts, (*in_short(failing), *in_short(slow)), new, live, limit, plan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,8 +326,6 @@ def judge_watch(parts: Sequence[Mapping[str, Any]], before: Sequence[Groups], li
     good = [part for part in parts if not part.get("unreadable")]
     new, live = merge_groups(part.get("new") or {} for part in good), merge_groups(before)
     warm = merge_groups(part.get("warm") or {} for part in good)
-    all_new, all_live = merge(new.values()), merge(live.values())
-    tallies = {**{name: (new[name], live.get(name) or empty()) for name in new}, TOTAL: (all_new, all_live)}
     failing: dict[str, Logs] = {}
     slow: dict[str, Logs] = {}
     for name in new:
@@ -336,39 +335,42 @@ def judge_watch(parts: Sequence[Mapping[str, Any]], before: Sequence[Groups], li
             slow[into] = add(slow.get(into), slow_logs(warm.get(name) or empty(), there, limit.latency_factor**0.75))
     looks = max(1, plan.looks)
     found = [
-        error_sentence(name, *tallies[name], "before")
+        error_sentence(name, new, live, "before")
         for name in proven(failing, ALPHA_ERRORS / looks)
-        if worse(*tallies[name], LEAST_EXCESS_AFTER)
+        if worse(pick(new, name), pick(live, name), LEAST_EXCESS_AFTER)
     ]
     late = [
-        slow_sentence(name, *tallies[name], "before")
+        slow_sentence(name, new, live, slow, "before")
         for name in proven(slow, ALPHA_SLOW / looks)
-        if requests(tallies[name][0]) >= limit.min_requests
+        if requests(pick(new, name)) >= limit.min_requests
     ]
-    return conclude(parts, (*in_short(found), *in_short(late)), all_new, all_live, limit, plan)
+    return conclude(parts, (*in_short(found), *in_short(late)), new, live, limit, plan)
 
 
 def conclude(
-    parts: Sequence[Mapping[str, Any]], found: Sequence[str], new: Tally, live: Tally, limit: Limits, plan: Plan
+    parts: Sequence[Mapping[str, Any]], found: Sequence[str], new: Groups, live: Groups, limit: Limits, plan: Plan
 ) -> Verdict:
     """The verdict from what the comparison found, the absolute limits, and whether enough is known at the end."""
+    all_new, all_live = merge(new.values()), merge(live.values())
     reasons = (*found, *absolute(new, live, limit, plan))
     if reasons:
-        return Verdict(FAIL, reasons, new, live)
+        return Verdict(FAIL, reasons, all_new, all_live)
+    doubts = (*unreadable(parts), *too_few(all_new, limit), *alike(new, live, limit))
     if not plan.done:
-        return Verdict(SO_FAR, (), new, live)
-    doubts = (*unreadable(parts), *too_few(new, limit), *alike(new, live, limit))
-    return Verdict(INCONCLUSIVE if doubts else PASS, doubts, new, live)
+        return Verdict(SO_FAR, (), all_new, all_live, doubts)
+    return Verdict(INCONCLUSIVE if doubts else PASS, doubts, all_new, all_live)
 
 
 def with_kpis(said: Verdict, fails: Sequence[str], doubts: Sequence[str], done: bool) -> Verdict:
     """A verdict on requests together with what the KPIs say (bluegreen_kpi.judge): the worse of the two."""
     if fails:
         first = said.reasons if said.verdict == FAIL else ()
-        return dataclasses.replace(said, verdict=FAIL, reasons=(*first, *fails))
-    if doubts and done and said.verdict != FAIL:
+        return dataclasses.replace(said, verdict=FAIL, reasons=(*first, *fails), doubts=())
+    if not doubts or said.verdict == FAIL:
+        return said
+    if done:
         return dataclasses.replace(said, verdict=INCONCLUSIVE, reasons=(*said.reasons, *doubts))
-    return said
+    return dataclasses.replace(said, doubts=(*said.doubts, *doubts))
 
 
 def pick(groups: Groups, name: str) -> Tally:
@@ -386,14 +388,15 @@ def in_short(sentences: Sequence[str]) -> tuple[str, ...]:
     return tuple(sentences[:2])
 
 
-def absolute(new: Tally, live: Tally, limit: Limits, plan: Plan) -> list[str]:
+def absolute(groups: Groups, live_groups: Groups, limit: Limits, plan: Plan) -> list[str]:
     """The limits that do not depend on the live release; where that one fails too, the new one is not to blame."""
+    new, live = merge(groups.values()), merge(live_groups.values())
     alpha, found = ALPHA_LIMIT / max(1, plan.looks * plan.steps), []
     blamed = share(live) < share(new) / 2
     if blamed and errors(new) >= LEAST_ERRORS and tail(errors(new), requests(new), limit.max_error_share) <= alpha:
         found.append(
             f"{percent(share(new))} of the new release's requests fail, "
-            f"more than {percent(limit.max_error_share)} (judge_max_error_share)"
+            f"more than {percent(limit.max_error_share)} (judge_max_error_share){most_in(groups)}"
         )
     late = sum(many for place, many in histogram(new).items() if seconds_of(place - 1) >= limit.max_p95)
     known = quantile(live, 0.95)
@@ -410,7 +413,7 @@ def absolute(new: Tally, live: Tally, limit: Limits, plan: Plan) -> list[str]:
     if blamed and because > allowed:
         found.append(
             f"about {because:.0f} requests failed because of the new release, "
-            f"{allowed:.0f} may (judge_error_budget {percent(limit.error_budget)})"
+            f"{allowed:.0f} may (judge_error_budget {percent(limit.error_budget)}){most_in(groups)}"
         )
     return found
 
@@ -427,32 +430,46 @@ def too_few(new: Tally, limit: Limits) -> list[str]:
     return [f"too few requests: {number(requests(new))} of the new release, {limit.min_requests} wanted"]
 
 
-def alike(new: Tally, live: Tally, limit: Limits) -> list[str]:
+def alike(groups: Groups, live_groups: Groups, limit: Limits) -> list[str]:
     """Whether the new release failed often, and the live one as well: what both depend on is broken."""
+    new, live = merge(groups.values()), merge(live_groups.values())
     if tail(errors(new), requests(new), limit.max_error_share) > DOUBT:
         return []
     words = "both colours fail alike" if share(live) >= share(new) / 2 else "many errors, and nothing is proven"
-    return [f"{words}: new {percent(share(new))}, live {percent(share(live))}"]
+    return [f"{words}: new {percent(share(new))}, live {percent(share(live))}{most_in(groups)}"]
 
 
 # sentences
 
 
-def error_sentence(group: str, new: Tally, live: Tally, against: str = "live") -> str:
-    """Who fails how often."""
-    silent = int(new.get("none") or 0)
-    how = "gives no answer" if silent * 2 > errors(new) else "answers with errors"
+def most_in(groups: Groups) -> str:
+    """Where most of the new release's failures were, also where they are too few to prove anything of one group."""
+    failed = {name: errors(tally) for name, tally in groups.items() if errors(tally)}
+    if not failed:
+        return ""
+    worst = max(sorted(failed), key=lambda name: failed[name])
+    return f"; {f'{number(failed[worst])} of' if len(failed) > 1 else 'all'} its errors in {worst}"
+
+
+def error_sentence(group: str, new: Groups, live: Groups, against: str = "live") -> str:
+    """Who fails how often; of all groups together, with the one in which it happened."""
+    mine, theirs = pick(new, group), pick(live, group)
+    how = "gives no answer" if int(mine.get("none") or 0) * 2 > errors(mine) else "answers with errors"
     return (
-        f"the new release {how}{f' in {group}' if group else ''}: {number(errors(new))} of {number(requests(new))} "
-        f"requests ({percent(share(new))}), {against} {number(errors(live))} of {number(requests(live))}"
+        f"the new release {how}{f' in {group}' if group else ''}: {number(errors(mine))} of {number(requests(mine))} "
+        f"requests ({percent(share(mine))}), {against} {number(errors(theirs))} of {number(requests(theirs))}"
+        f"{'' if group else most_in(new)}"
     )
 
 
-def slow_sentence(group: str, new: Tally, live: Tally, against: str = "live") -> str:
-    """Who is slower by how much."""
-    halves = f"p50 {time_text(quantile(new, 0.5))}, {against} {time_text(quantile(live, 0.5))}"
-    ends = f"p95 {time_text(quantile(new, 0.95))}, {against} {time_text(quantile(live, 0.95))}"
-    return f"the new release is slower{f' in {group}' if group else ''}: {halves}; {ends}"
+def slow_sentence(group: str, new: Groups, live: Groups, evidence: Mapping[str, Logs], against: str = "live") -> str:
+    """Who is slower by how much; of all groups together, with the one of which there is the most evidence."""
+    mine, theirs = pick(new, group), pick(live, group)
+    halves = f"p50 {time_text(quantile(mine, 0.5))}, {against} {time_text(quantile(theirs, 0.5))}"
+    ends = f"p95 {time_text(quantile(mine, 0.95))}, {against} {time_text(quantile(theirs, 0.95))}"
+    known = {name: log_mean(logs) for name, logs in evidence.items() if name != TOTAL and logs}
+    where = f"; most of all in {max(sorted(known), key=lambda name: known[name])}" if known and group == TOTAL else ""
+    return f"the new release is slower{f' in {group}' if group else ''}: {halves}; {ends}{where}"
 
 
 def percent(part: float) -> str:

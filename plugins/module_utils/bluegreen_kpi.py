@@ -161,6 +161,13 @@ def judge(kpis: Sequence[Kpi], rounds: Sequence[Round], last: int) -> tuple[list
     return fails, doubts
 
 
+def verdict(kpi: Kpi, rounds: Sequence[Round], last: int) -> tuple[str, str]:
+    """What one KPI alone says after round `last`: pass, fail or inconclusive, and why."""
+    fails, doubts = judge([kpi], rounds, last)
+    word = "fail" if fails else "inconclusive" if doubts else "pass"
+    return word, next(iter([*fails, *doubts]), "")
+
+
 # words
 
 

@@ -26,6 +26,7 @@ MOODS = {
 }
 BACK = "revert"  # the phase that is drawn as one that nobody wants
 VERDICTS = {"so far": "cut short"}
+SO_FAR = {"so far": "pass so far"}  # while it goes on
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -54,13 +55,19 @@ class Side:
 
 @dataclass(frozen=True)
 class Round:
-    """One round, from `start` to `end` (seconds since 1970). share: of the new release, percent."""
+    """One round, from `start` to `end` (seconds since 1970). share: of the new release, percent.
+
+    verdict: after it; reasons: why, or what it lacked for a pass. kpis: name → value, or None and why.
+    """
 
     start: float
     end: float
     phase: str
     share: float | None
     sides: dict[str, Side]
+    verdict: str = ""
+    reasons: tuple[str, ...] = ()
+    kpis: dict[str, tuple[float | None, str]] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -79,6 +86,27 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Kpi:
+    """A figure that had to keep to `low` and `high`. said: phase, verdict and reason."""
+
+    name: str
+    query: str
+    low: float | None
+    high: float | None
+    said: list[tuple[str, str, str]]
+
+    def beyond(self, value: float) -> bool:
+        """Whether a value is on the wrong side."""
+        return (self.low is not None and value < self.low) or (self.high is not None and value > self.high)
+
+    @property
+    def threshold(self) -> str:
+        """`min 30, max 60`."""
+        bounds = (("min", self.low), ("max", self.high))
+        return ", ".join(f"{name} {figure(bound)}" for name, bound in bounds if bound is not None)
+
+
+@dataclass(frozen=True)
 class Report:
     """All that is known of one run. asked: what the canary and the watch were to be. failure: {what, why, next}."""
 
@@ -94,6 +122,7 @@ class Report:
     rounds: list[Round] = field(default_factory=list)
     before: Side | None = None
     verdicts: list[Verdict] = field(default_factory=list)
+    kpis: list[Kpi] = field(default_factory=list)
     failure: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -154,6 +183,7 @@ def read(data: object) -> Report:
         rounds=sorted(filter(None, map(_round, _items(given.get("rounds")))), key=lambda one: one.end),
         before=_side(given["before"]) if isinstance(given.get("before"), dict) else None,
         verdicts=[_verdict(str(name), one) for name, one in verdicts.items() if isinstance(one, dict)],
+        kpis=[_kpi(one) for one in _items(given.get("kpis")) if text(one.get("name"))],
         failure={key: said for key, one in part(given.get("failure")).items() if (said := text(one))},
         problems=list(dict.fromkeys(filter(None, problems))),
         notes=lines(given.get("notes")),
@@ -188,7 +218,19 @@ def _round(one: dict[str, object]) -> Round | None:
     at, seconds = number(one.get("at")), amount(one.get("seconds"))
     if at is None:
         return None
-    return Round(at - (seconds or 1.0), at, text(one.get("phase")), amount(one.get("share")), _sides(one))
+    known = {text(kpi.get("name")): (number(kpi.get("value")), text(kpi.get("why"))) for kpi in _items(one.get("kpis"))}
+    return Round(
+        at - (seconds or 1.0), at, text(one.get("phase")), amount(one.get("share")), _sides(one),
+        text(one.get("verdict")), tuple(lines(one.get("reasons"))), known,
+    )  # fmt: skip
+
+
+def _kpi(one: dict[str, object]) -> Kpi:
+    said = [
+        (str(phase), text(part(found).get("verdict")), text(part(found).get("reason")))
+        for phase, found in part(one.get("verdicts")).items()
+    ]
+    return Kpi(text(one.get("name")), text(one.get("query")), number(one.get("min")), number(one.get("max")), said)
 
 
 def _verdict(phase: str, one: dict[str, object]) -> Verdict:
@@ -265,13 +307,22 @@ def stretches(report: Report) -> list[tuple[str, float, float]]:
 
 def ticks(high: float, most: int = 4) -> list[float]:
     """Round numbers from 0 to at least `high`, at most `most` steps."""
-    if high <= 0:
+    if high < 1e-300:
         return [0.0, 1.0]
     step = 10 ** math.floor(math.log10(high / most))
     while math.ceil(high / step - 1e-9) > most:
         lead = round(step / 10 ** math.floor(math.log10(step) + 1e-9))
         step *= {1: 2, 2: 2.5, 5: 2}.get(lead, 2)
     return [step * place for place in range(math.ceil(high / step - 1e-9) + 1)]
+
+
+def scale(values: Sequence[float]) -> list[float]:
+    """Round numbers around 0 and all values."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    if high - low < 1e-300:
+        return [0.0, 1.0]
+    step = ticks(high - low)[1]
+    return [step * place for place in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
 
 
 def marks(start: float, end: float, zero: float = 0.0, most: int = 6) -> list[float]:
@@ -284,15 +335,26 @@ def marks(start: float, end: float, zero: float = 0.0, most: int = 6) -> list[fl
 
 
 def runs(report: Report, side: str, what: str) -> list[list[tuple[float, float]]]:
-    """A latency over time, in pieces: a round without it, or without a neighbour, ends a piece.
+    """A latency over time.
 
     In the watch all visitors are on the new release; what the other one still answers then is not drawn.
     """
+
+    def value(one: Round) -> float | None:
+        known = side in one.sides and (one.phase != "watch" or side == "new")
+        found: float | None = getattr(one.sides[side], what) if known else None
+        return found
+
+    return joined(report, value)
+
+
+def joined(report: Report, value_of: Callable[[Round], float | None]) -> list[list[tuple[float, float]]]:
+    """What each round has one value of, in pieces: a round without it, or without a neighbour, ends a piece."""
     pieces: list[list[tuple[float, float]]] = []
     before: float | None = None
     for one in report.rounds:
-        value = getattr(one.sides[side], what) if side in one.sides else None
-        if value is None or (one.phase == "watch" and side != "new"):
+        value = value_of(one)
+        if value is None:
             before = None
             continue
         if before is None or one.start - before > (GAP - 1) * one.seconds + 0.5:
@@ -330,6 +392,11 @@ def percent(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.0f}\u00a0%" if value == 0 or value >= 10 else f"{value:.2g}\u00a0%"
+
+
+def figure(value: float) -> str:
+    """A KPI's value, of which nobody knows what it measures."""
+    return f"{value:,.6g}".replace(",", "\u202f")
 
 
 def latency(value: float | None) -> str:
@@ -374,6 +441,7 @@ class Frame:
     start: float
     end: float
     high: float
+    low: float = 0.0
 
     def x(self, at: float) -> float:
         """From the left."""
@@ -381,7 +449,7 @@ class Frame:
 
     def y(self, value: float) -> float:
         """From the top."""
-        return HEIGHT * (1 - min(value, self.high) / self.high)
+        return HEIGHT * (1 - (min(value, self.high) - self.low) / (self.high - self.low))
 
 
 def box(frame: Frame, start: float, end: float, low: float, high: float, kind: str, told: str) -> str:
@@ -560,6 +628,82 @@ def panel(report: Report, frame: Frame, axis: list[float], name: str, pieces: Pi
     return f"<div>{heading(report, name, f'last: {last}')}{shown}</div>"
 
 
+def after(one: Round) -> str:
+    """How the verdict after a round looks: good, bad, open (too little is known yet), or nothing."""
+    if one.verdict == "so far":
+        return "open" if one.reasons else "good"
+    return mood(one.verdict) if one.verdict else ""
+
+
+def lane(report: Report) -> str:
+    """The verdict after each round, on the same scale as what visitors got."""
+    window = watched(report)
+    if window is None or not any(one.verdict for one in report.rounds):
+        return ""
+    frame, shapes = Frame(*window, 1), []
+    for one in report.rounds:
+        left, right = frame.x(one.start) / 10, frame.x(one.end) / 10
+        word = SO_FAR.get(one.verdict, one.verdict or "unknown")
+        told = f"{clock(one.end - origin(report))} {title(one.phase)}: {': '.join([word, *one.reasons[:1]])}"
+        kind = " ".join(filter(None, (after(one), "" if one.verdict == "so far" else "final")))
+        shapes.append(
+            f'<i class="{kind}" style="left:{left:.2f}%;width:{max(0.2, right - left):.2f}%" title="{esc(told)}"></i>'
+        )
+    key = (
+        '<span class="key"><i class="verdict good"></i>nothing against it <i class="verdict open"></i>too little known '
+        '<i class="verdict bad"></i>fail</span>'
+    )
+    above = f'<figcaption><b>Verdict</b> <span class="unit">after each round</span>{key}</figcaption>'
+    shown = f'<div class="lane" role="img" aria-label="Verdict after each round">{"".join(shapes)}</div>'
+    return f"<figure>{above}{strip(report, *window)}{shown}</figure>"
+
+
+def kpi_panel(report: Report, one: Kpi) -> str:
+    """A KPI over time, with its threshold; a round in which it was not known is a gap."""
+    window = watched(report)
+    assert window is not None
+    asked = [round_ for round_ in report.rounds if one.name in round_.kpis]
+    values = [value for round_ in asked if (value := round_.kpis[one.name][0]) is not None]
+    axis = scale([*values, *(bound for bound in (one.low, one.high) if bound is not None)] or [0.0])
+    frame, shapes = Frame(*window, axis[-1], axis[0]), ""
+    for bound, end in ((one.low, frame.low), (one.high, frame.high)):
+        if bound is not None:
+            shapes += box(frame, *window, min(bound, end), max(bound, end), "beyond", one.threshold)
+            shapes += line(frame, [(at, bound) for at in window], "limit")
+    for round_ in asked:
+        value, why = round_.kpis[one.name]
+        if value is None:
+            told = f"{clock(round_.end - origin(report))} not known: {why}"
+            shapes += box(frame, round_.start, round_.end, frame.low, frame.high, "unknown", told)
+    pieces = joined(report, lambda round_: round_.kpis.get(one.name, (None, ""))[0])
+    shapes += "".join(line(frame, piece, "value") for piece in pieces)
+    shapes += "".join(line(frame, [place, place], "dot") for piece in pieces for place in piece if one.beyond(place[1]))
+    body = shapes + borders(report, frame)
+    said = " ".join(badge(word, f"{title(phase)} {VERDICTS.get(word, word)}") for phase, word, _ in one.said if word)
+    small = ", ".join(filter(None, (one.threshold, f"last: {figure(values[-1])}" if values else "")))
+    reasons = "".join(f"<li>{esc(title(phase))}: {esc(why)}</li>" for phase, _, why in one.said if why)
+    return (
+        f"<div><h3>{esc(one.name)} <small>{esc(small)}</small></h3><p>{said}</p>"
+        + (f'<ul class="said">{reasons}</ul>' if reasons else "")
+        + f'<pre class="query"><code>{esc(one.query)}</code></pre>'
+        + (drawing(frame, body, one.name, figure, axis, origin(report)) if asked else "")
+        + "</div>"
+    )
+
+
+def kpi_section(report: Report) -> str:
+    """The KPIs; nothing in a run that asked for none."""
+    if not report.kpis or not report.rounds:
+        return ""
+    key = (
+        '<span class="key"><i class="lvalue"></i>value <i class="llimit"></i>threshold '
+        '<i class="unknown"></i>not known</span>'
+    )
+    above = f'<figcaption><span class="unit">asked of Prometheus after each round</span>{key}</figcaption>'
+    panels = "".join(kpi_panel(report, one) for one in report.kpis)
+    return f'<section><h2>KPIs</h2><figure>{above}<div class="pair">{panels}</div></figure></section>'
+
+
 # --- the page -----------------------------------------------------------------------------------------------------
 
 
@@ -669,6 +813,7 @@ def round_table(report: Report) -> str:
         return ""
     columns = ["end", "phase", "share"]
     columns += [f"{name} {what}" for name in reversed(SIDES) for what in ("requests", "errors", *QUANTILES)]
+    columns += [*(one.name for one in report.kpis), "verdict", "why"]
     shown = table(columns, [list(_cells(report, one)) for one in report.rounds])
     summary = f"<summary>All rounds in figures ({len(report.rounds)})</summary>"
     return f"<section><details>{summary}{shown}</details></section>"
@@ -679,6 +824,13 @@ def _cells(report: Report, one: Round) -> Iterator[str]:
     yield from (esc(title(one.phase)), percent(one.share))
     for name in reversed(SIDES):
         yield from figures(one.sides.get(name))
+    for kpi in report.kpis:
+        value, why = one.kpis.get(kpi.name, (None, "it was not asked for"))
+        shown = f'<span title="{esc(why)}">–</span>' if value is None else esc(figure(value))
+        yield f'<b class="wrong">{shown}</b>' if value is not None and kpi.beyond(value) else shown
+    word = SO_FAR.get(one.verdict, one.verdict)
+    yield f'<span class="badge {after(one)}">{esc(word)}</span>' if word else "–"
+    yield f'<div class="why">{esc(" · ".join(one.reasons))}</div>' if one.reasons else ""
 
 
 def traffic(report: Report) -> str:
@@ -693,7 +845,7 @@ def traffic(report: Report) -> str:
         parts.append(f'<p class="none good">No error in {count(asked)} requests.</p>')
     else:
         parts.append('<p class="none">No visitor asked for anything.</p>')
-    return f"<section><h2>What visitors got</h2>{''.join(parts)}{latencies(report)}</section>"
+    return f"<section><h2>What visitors got</h2>{lane(report)}{''.join(parts)}{latencies(report)}</section>"
 
 
 def remarks(report: Report) -> str:
@@ -731,6 +883,7 @@ def page(report: Report) -> str:
 {tiles(report)}
 {judgement(report)}
 {traffic(report)}
+{kpi_section(report)}
 {unjudged}
 {timeline(report)}
 {remarks(report)}

@@ -12,6 +12,8 @@ from plugins.module_utils import bluegreen_kpi as figures
 from plugins.module_utils.bluegreen_fleet import Fleet
 
 FORMAT = 1
+SAID = ("verdict", "reasons")  # of a round
+NOTHING_SAID: Mapping[str, Any] = {"verdict": None, "reasons": []}
 
 
 def build(fleet: Fleet, outcome: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +28,8 @@ def build(fleet: Fleet, outcome: Mapping[str, Any]) -> dict[str, Any]:
     hosts: names in order · by_host: {name: {before, colour, after, state}}, see `places`
     began, ended · phases: [{name, began, ended, hosts: {name: pass or fail}}], those that ran
     canary: {steps, seconds} · watch: seconds · limits: the settings judge_* without their prefix; all as asked for
-    rounds: [{phase, share, spent, seconds, at, new, live, kpis}] of all hosts together, see `rounds`
+    rounds: [{phase, share, spent, seconds, at, new, live, kpis, verdict, reasons}] of all hosts together, see `rounds`
+    kpis: [{name, query, min, max, for, verdicts: {phase: {verdict, reason}}}]; their values stand in the rounds
     before: what visitors got in the window before the switch · verdicts: {phase: {verdict, reasons, new, live}}, where
       `live` of the watch is the window before
     new, live, before: {requests, errors, ok, client, server, none, gone, p50, p95, p99}
@@ -49,6 +52,7 @@ def build(fleet: Fleet, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "limits": dict(fleets.judge_settings(fleet)),
         "before": before(fleet),
         "rounds": [line for phase in fleets.WATCHED for line in rounds(fleet, phase)],
+        "kpis": kpis(fleet),
         "verdicts": verdicts(fleet),
         "problems": [vars(problem) for problem in fleets.problems(fleet, "settle")],
     }
@@ -95,6 +99,8 @@ def rounds(fleet: Fleet, phase: str) -> list[dict[str, Any]]:
     """The rounds of a canary or watch, all hosts together, and what visitors got from each release in them.
 
     kpis: [{name, value, why}], what Prometheus said of the settings judge_kpis; a value of None has a reason ·
+    verdict: after it (so far, pass, fail, inconclusive; None if a host was lost in it) ·
+    reasons: why, or what is lacking for a pass ·
     share: of the new release · spent: how long its step or the watch had lasted then · at: when it ended ·
     seconds: how long it was. A host reads on where its last round ended, so that each begins where the one before ends,
     and the first of the watch at the switch.
@@ -113,9 +119,13 @@ def rounds(fleet: Fleet, phase: str) -> list[dict[str, Any]]:
             "at": max(times, default=None),
             "new": new,
             "live": live,
+            **next(({key: part[key] for key in SAID} for part in parts.values() if "verdict" in part), NOTHING_SAID),
             "kpis": list((figures.at_round(fleet.asked.get(phase, ()), number + 1) or {}).get("kpis") or []),
         }
         found.append(one | {"seconds": length(one, found[-1] if found else None, since)})
+    wanted = fleets.canary_hosts(fleet) if phase == "canary" else fleet.hosts
+    if found and all(len(rows.get(host) or []) == len(found) for host in wanted):
+        found[-1] |= fleets.judgement(fleet, phase)
     return found
 
 
@@ -148,6 +158,19 @@ def before(fleet: Fleet) -> dict[str, Any] | None:
     return (
         judging.summary(judging.merge(tally for found in groups for tally in found.values())) if any(groups) else None
     )
+
+
+def kpis(fleet: Fleet) -> list[dict[str, Any]]:
+    """The settings judge_kpis, each with what it said at the end of the canary and of the watch, if it was asked."""
+    found = []
+    for kpi in fleets.judge_settings(fleet).get("kpis") or []:
+        said = {}
+        for phase in fleets.WATCHED:
+            if fleet.ran(phase) and kpi in fleets.kpis(fleet, phase):
+                word, reason = figures.verdict(kpi, fleet.asked.get(phase, ()), fleets.rounds_done(fleet, phase))
+                said[phase] = {"verdict": word, "reason": reason}
+        found.append({**dict.fromkeys(figures.KEYS), "for": "both", **kpi, "verdicts": said})
+    return found
 
 
 def verdicts(fleet: Fleet) -> dict[str, Any]:

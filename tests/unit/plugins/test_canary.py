@@ -110,7 +110,9 @@ def test_errors_of_the_new_release_end_the_canary_on_all_hosts_at_once() -> None
     assert run.round("canary") == []
     (problem,) = fleets.problems(run.fleet)
     assert (problem.phase, problem.host, problem.code) == ("canary", "", fleets.CHECK_FAILED)
-    assert problem.what == ("the new release answers with errors: 8 of 120 requests (6.67 %), live 0 of 1,080")
+    assert problem.what == (
+        "the new release answers with errors: 8 of 120 requests (6.67 %), live 0 of 1,080; all its errors in /"
+    )
     assert fleets.phase_hosts(run.fleet, "switch") == []
     assert fleets.phase_hosts(run.fleet, "revert") == list(HOSTS)
     (call,) = fleets.prepare([{"verb": "revert"}], run.fleet, "web1", {})
@@ -401,6 +403,30 @@ def test_the_report_has_phases_rounds_and_verdicts() -> None:
     assert found["phases"] == [{"name": "confirm", "began": 5.0, "ended": 6.5, "hosts": dict.fromkeys(HOSTS, "pass")}]
     assert {phase: said["verdict"] for phase, said in found["verdicts"].items()} == {"canary": "pass", "watch": "pass"}
     assert found["before"]["requests"] == 1200
+
+
+def test_the_report_keeps_the_verdict_of_every_round() -> None:
+    run = Run(judge=JUDGE | {"inconclusive": "go_on"})
+    few = measured(tally(4), tally(36))
+    run.canary(few)
+    run.switch()
+    for _ in range(2):
+        run.round("watch", measured(tally(190, 10), tally(0)))
+    found = [(one["share"], one["verdict"], one["reasons"]) for one in report.build(run.fleet, {})["rounds"]]
+    lacking = [[f"too few requests: {12 * rounds} of the new release, 50 wanted"] for rounds in range(1, 5)]
+    step = [(judge.SO_FAR, lacking[place]) for place in range(3)] + [(judge.INCONCLUSIVE, lacking[3])]
+    assert found[:8] == [(5, *one) for one in step] + [(25, *one) for one in step]
+    share, verdict, reasons = found[8]
+    assert (share, verdict, len(found)) == (100, judge.FAIL, 9)
+    assert "answers with errors" in reasons[0]
+
+
+def test_a_round_in_which_a_host_was_lost_has_no_verdict() -> None:
+    run = Run()
+    run.round("canary")
+    run.round("canary")
+    run.round("canary", {"web1": GOOD, "web2": {"verdict": "fail", "unreachable": True}, "web3": GOOD})
+    assert [one["verdict"] for one in report.build(run.fleet, {})["rounds"]] == [judge.SO_FAR, judge.SO_FAR, None]
 
 
 @pytest.mark.parametrize(

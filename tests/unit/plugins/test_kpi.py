@@ -389,6 +389,8 @@ def test_a_kpi_beyond_its_threshold_sends_the_fleet_back() -> None:
     (problem,) = fleets.problems(run.fleet)
     assert problem.what == "orders_per_minute is 11, less than 30 (judge_kpis), in 2 rounds in a row"
     assert problem.code == fleets.CHECK_FAILED
+    (told,) = report.kpis(run.fleet)
+    assert told["verdicts"] == {"canary": {"verdict": "fail", "reason": problem.what}}
     assert fleets.phase_hosts(run.fleet, "switch") == []
     assert fleets.phase_hosts(run.fleet, "revert") == list(HOSTS)
     (call,) = fleets.prepare([{"verb": "revert"}], run.fleet, "web1", {})
@@ -405,7 +407,10 @@ def test_the_line_of_a_round_and_the_report_have_the_value() -> None:
     assert "orders_per_minute ? (no answer within 2 s): pass so far" in fleets.round_line(run.fleet, "canary")
     found = json.loads(text.as_json(report.build(run.fleet, text.outcome(run.fleet))))
     assert [one["kpis"][0]["value"] for one in found["rounds"]] == [41, None]
-    assert found["limits"]["kpis"] == [ORDERS]
+    (told,) = found["kpis"]
+    assert (told["name"], told["query"], told["min"], told["max"]) == (ORDERS["name"], ORDERS["query"], 30, None)
+    said = {"verdict": "inconclusive", "reason": "orders_per_minute is not known: no answer within 2 s"}
+    assert told["verdicts"] == {"canary": said}
     assert "prometheus_token" not in json.dumps(found)
 
 

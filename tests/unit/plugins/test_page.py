@@ -196,6 +196,53 @@ def test_a_watch_stands_beside_the_window_before() -> None:
     assert "No answers." not in text, "no release was to answer beside it"
 
 
+def kpi(name: str = "orders_per_minute", **more: object) -> dict[str, object]:
+    return {"name": name, "query": "sum(orders)", "min": 30, "max": None, "verdicts": {}} | more
+
+
+def sampled(at: float, value: object, why: str = "", **more: object) -> dict[str, object]:
+    return judged(at, side(), side(), kpis=[{"name": "orders_per_minute", "value": value, "why": why}], **more)
+
+
+def test_a_kpi_has_its_query_threshold_values_and_verdict() -> None:
+    rounds = [sampled(5, 41), sampled(10, None, "no answer within 2 s"), sampled(15, 40), sampled(20, 12)]
+    said = {"canary": {"verdict": "inconclusive", "reason": "12 is less than 30"}}
+    text = page(whole(rounds=rounds, kpis=[kpi(verdicts=said)]))
+    shown = words(text)
+    assert "orders_per_minute min 30, last: 12 Canary inconclusive Canary: 12 is less than 30 sum(orders)" in shown
+    root = parsed(text)
+    lines = [one.attrib["class"] for one in root.iter("polyline")]
+    assert (lines.count("limit"), lines.count("value"), lines.count("dot")) == (1, 2, 1), "the unknown one is a gap"
+    (unknown,) = [one for one in root.iter("rect") if one.attrib["class"] == "unknown"]
+    assert unknown.findtext("title") == "0:10 not known: no answer within 2 s"
+    (beyond,) = [one for one in root.iter("rect") if one.attrib["class"] == "beyond"]
+    assert float(beyond.attrib["y"]) + float(beyond.attrib["height"]) == pytest.approx(tool.HEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("values", "axis"),
+    [([41.0, 30.0], [0, 20, 40, 60]), ([-3.0], [-3, -2, -1, 0]), ([-1.0, 1.0], [-1, -0.5, 0, 0.5, 1]), ([0.0], [0, 1])],
+)
+def test_the_axis_of_a_kpi_reaches_from_0_over_all_values(values: list[float], axis: list[float]) -> None:
+    assert tool.scale(values) == pytest.approx(axis)
+
+
+def test_the_verdict_after_each_round_is_drawn_and_told() -> None:
+    few = "too few requests: 12 of the new release, 50 wanted"
+    rounds = [
+        judged(5, side(), side(), verdict="so far", reasons=[few]),
+        judged(10, side(), side(), verdict="so far", reasons=[]),
+        judged(15, side(), side(), verdict="fail", reasons=["the new release is slower"]),
+        judged(20, side(), side(), verdict=None, reasons=[]),
+    ]
+    text = page(whole(rounds=rounds))
+    (lane,) = [one for one in parsed(text).iter("div") if one.attrib.get("class") == "lane"]
+    assert [one.attrib["class"] for one in lane] == ["open", "good", "bad final", "final"]
+    assert lane[0].attrib["title"] == f"0:05 Canary: pass so far: {few}"
+    assert f"pass so far {few}" in words(text), "in the table too"
+    assert 'class="lane"' not in page(whole()), "a report from before verdicts were kept"
+
+
 # --- what is missing
 
 
@@ -246,7 +293,11 @@ def test_hostile_words_are_only_words() -> None:
         hosts=[HOSTILE],
         by_host={HOSTILE: dict.fromkeys(("before", "after", "colour", "state"), HOSTILE)},
         phases=[{"name": HOSTILE, "began": START, "ended": START + 40, "hosts": {HOSTILE: "fail"}}],
-        rounds=[judged(15, side(9, 1), side(9), phase=HOSTILE)],
+        rounds=[
+            judged(15, side(9, 1), side(9), phase=HOSTILE, verdict=HOSTILE, reasons=[HOSTILE])
+            | {"kpis": [{"name": HOSTILE, "value": None, "why": HOSTILE}]}
+        ],
+        kpis=[kpi(HOSTILE, query=HOSTILE, verdicts={HOSTILE: {"verdict": HOSTILE, "reason": HOSTILE}})],
         verdicts={HOSTILE: {"verdict": HOSTILE, "reasons": [HOSTILE]}},
     )
     text = page(data)
@@ -272,7 +323,13 @@ rounds = st.fixed_dictionaries(
         "share": scalars,
         "new": sides | anything,
         "live": sides,
+        "kpis": st.lists(st.fixed_dictionaries({"name": st.just("k")}, optional={"value": scalars, "why": scalars})),
+        "verdict": scalars | st.just("so far"),
+        "reasons": anything,
     },
+)
+kpis = st.fixed_dictionaries(
+    {"name": st.just("k") | scalars, "min": scalars}, optional={"max": scalars, "query": anything, "verdicts": anything}
 )
 phases = st.fixed_dictionaries(
     {},
@@ -306,6 +363,7 @@ reports = st.fixed_dictionaries(
         "problems": st.lists(st.dictionaries(st.sampled_from(["phase", "host", "what", "why"]), scalars)) | anything,
         "phases": st.lists(phases | anything, max_size=3) | anything,
         "rounds": st.lists(rounds | anything, max_size=4) | anything,
+        "kpis": st.lists(kpis | anything, max_size=2) | anything,
         "notes": anything,
         "verb": anything,
     },
