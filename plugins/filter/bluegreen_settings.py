@@ -19,6 +19,7 @@ if ROOT not in sys.path:
     sys.path.append(ROOT)
 
 from plugins.module_utils import bluegreen_kpi as figures  # noqa: E402
+from plugins.module_utils.bluegreen_inputs import nearest_share  # noqa: E402
 
 APP = "group_vars/all/app.yml"
 ROLLOUT = "group_vars/all/rollout.yml"
@@ -134,6 +135,7 @@ SETTINGS: dict[str, tuple[type, str, bool]] = {
     "judge_inconclusive": (str, ROLLOUT, False),
     "judge_kpis": (list, ROLLOUT, False),
     "judge_prometheus_url": (str, ROLLOUT, False),
+    "monitoring_targets": (list, ROLLOUT, False),
     "judge_prometheus_token": (str, SECRETS, False),
     "artifact_store": (str, ROLLOUT, False),
     "app_secrets": (dict, SECRETS, False),
@@ -181,6 +183,9 @@ SOURCE = re.compile(
 )
 TOKEN = re.compile(r"[!-~]*")
 MOST_KPIS = 20
+TARGET = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+TARGET_KEYS = ("job", "targets", "path", "scheme", "labels")
+LABEL = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*")  # two underscores at the beginning are Prometheus's own
 SIZE = re.compile(r"[0-9]+[kKmMgG]?")
 LOCAL_URL = re.compile(r"/([A-Za-z0-9._~-]+/)+")
 ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
@@ -425,8 +430,14 @@ def check_checks(known: Mapping[str, Any]) -> Iterator[str]:
 
 def check_judging(known: Mapping[str, Any]) -> Iterator[str]:
     steps = known.get("rollout_canary_steps", [])
-    if not all(is_of(step, int) and int(step) % 5 == 0 and 5 <= int(step) <= 95 for step in steps):
-        yield wrong("rollout_canary_steps", "must have shares of 5 to 95 percent in steps of 5, such as [5, 25]")
+    strange = [step for step in steps if not is_of(step, int) or int(step) != nearest_share(int(step))]
+    if strange:
+        close = (
+            f", and the nearest to {strange[0]} is {nearest_share(int(strange[0]))}" if is_of(strange[0], int) else ""
+        )
+        yield wrong(
+            "rollout_canary_steps", f"must have shares of 5 to 95 percent in steps of 5, such as [5, 25]{close}"
+        )
     elif [int(step) for step in steps] != sorted({int(step) for step in steps}):
         yield wrong("rollout_canary_steps", "must rise: each step routes more visitors than the last")
     for name in ("judge_max_error_share", "judge_error_budget"):
@@ -513,6 +524,33 @@ def kpi_problem(kpi: object) -> str:
     return ""
 
 
+def check_targets(known: Mapping[str, Any]) -> Iterator[str]:
+    for number, target in enumerate(known.get("monitoring_targets", []), 1):
+        if problem := target_problem(target):
+            yield wrong("monitoring_targets", f"entry {number} {problem}")
+
+
+def target_problem(target: object) -> str:
+    """What is wrong with something to scrape; empty if nothing is."""
+    places = target.get("targets") if isinstance(target, Mapping) else None
+    if not isinstance(target, Mapping) or not isinstance(target.get("job"), str) or not target["job"] or not places:
+        return 'must look like {job: orders, targets: ["192.0.2.11:8000"], path: /metrics}'
+    if strange := [str(key) for key in target if key not in TARGET_KEYS]:
+        return f"has an unknown key {strange[0]!r}; known are {', '.join(TARGET_KEYS)}"
+    if not isinstance(places, (list, tuple)) or not all(
+        isinstance(one, str) and TARGET.fullmatch(one) for one in places
+    ):
+        return f"({target['job']}) has targets that are not addresses with a port, such as 192.0.2.11:8000"
+    if not re.fullmatch(r"/[!-~]*", str(target.get("path", "/"))):
+        return f"({target['job']}) has a path that does not begin with a slash"
+    if target.get("scheme", "http") not in ("http", "https"):
+        return f"({target['job']}) has the scheme {target['scheme']!r}; it must be http or https"
+    labels = target.get("labels", {})
+    if not isinstance(labels, Mapping) or not all(isinstance(name, str) and LABEL.fullmatch(name) for name in labels):
+        return f"({target['job']}) has labels that are not letters, digits and underscores: {{tier: web}}"
+    return ""
+
+
 def check_accounts(known: Mapping[str, Any]) -> Iterator[str]:
     for name in ("provision_user", "deploy_user"):
         if name in known and not ACCOUNT.fullmatch(known[name]):
@@ -556,6 +594,7 @@ CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...] = (
     check_checks,
     check_judging,
     check_kpis,
+    check_targets,
     check_accounts,
     check_register,
     check_lease,

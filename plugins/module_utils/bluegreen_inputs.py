@@ -160,13 +160,17 @@ def check_canary(value: object) -> list[int]:
     if len(steps) != len(parts):
         raise Refused(f"canary={show(value)} is not a share", "it is 5 to 95 percent, in steps of 5", example)
     for step in steps:
-        nearest = min(95, max(5, 5 * round(step / 5)))
-        if step != nearest:
+        if step != nearest_share(step):
             why = "a share is 5 to 95 percent, in steps of 5"
-            raise Refused(f"canary={step} is not possible", why, f"the nearest is {nearest}")
+            raise Refused(f"canary={step} is not possible", why, f"the nearest is {nearest_share(step)}")
     if steps != sorted(set(steps)):
         raise Refused(f"canary={show(value)} does not rise", "each step routes more visitors than the last", example)
     return steps
+
+
+def nearest_share(percent: int) -> int:
+    """The possible share of a canary that is nearest."""
+    return min(95, max(5, 5 * round(percent / 5)))
 
 
 def check_canary_watch(value: float, shortest: float) -> float:

@@ -50,6 +50,7 @@ CACHED_PACKAGES = (
     "postgresql",
     "postgresql-client",
     "procps",
+    "prometheus",
     "python3-apt",
     "python3-cryptography",
     "python3-dev",

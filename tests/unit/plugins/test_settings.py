@@ -21,6 +21,7 @@ GOOD: dict[str, Any] = {
 GROUPS = {"app_servers": ["web1", "web2"]}
 KPI: dict[str, Any] = {"name": "orders", "query": 'sum(rate(orders_total{app="$app"}[$window]))', "min": 30}
 SOURCE: dict[str, Any] = {"judge_kpis": [KPI], "judge_prometheus_url": "http://192.0.2.41:9090"}
+TARGET: dict[str, Any] = {"job": "shop", "targets": ["192.0.2.11:8000", "[2001:db8::1]:80"]}
 WHERE = "group_vars/all/secrets.yml or inventories/<environment>/group_vars/app_servers/"
 
 
@@ -59,6 +60,7 @@ def test_the_shortest_good_settings_have_no_problem() -> None:
         {"judge_groups": [{"name": "shop", "paths": ["/orders/", "^/p/[0-9]+$"]}]},
         SOURCE | {"judge_kpis": [KPI, KPI | {"name": "x", "max": 40.5, "for": "watch"}], "judge_prometheus_token": "t"},
         {"judge_prometheus_url": "https://[2001:db8::1]:9090/prefix/"},
+        {"monitoring_targets": [TARGET, TARGET | {"path": "/m", "scheme": "https", "labels": {"tier": "web"}}]},
         {"judge_max_p95": 0, "judge_max_error_share": "0.1", "judge_latency_factor": 1.5},
     ],
 )
@@ -119,9 +121,12 @@ def test_a_missing_setting_is_named_with_its_file(name: str, value: object) -> N
         ({"deploy_authorized_keys": ["-----BEGIN OPENSSH PRIVATE KEY-----"]}, "entry 1 is not a public SSH key"),
         ({"migration_host": "web9"}, "choose one of web1, web2"),
         ({"app_trusted_proxies": ["proxy"]}, "must be an address or a network"),
-        ({"rollout_canary_steps": [7]}, "shares of 5 to 95 percent in steps of 5"),
+        (
+            {"rollout_canary_steps": [7]},
+            "shares of 5 to 95 percent in steps of 5, such as [5, 25], and the nearest to 7 is 5",
+        ),
         ({"rollout_canary_steps": ["x"]}, "shares of 5 to 95 percent in steps of 5"),
-        ({"rollout_canary_steps": [100]}, "shares of 5 to 95 percent in steps of 5"),
+        ({"rollout_canary_steps": [5, "100"]}, "the nearest to 100 is 95"),
         ({"rollout_canary_steps": [25, 5]}, "must rise"),
         ({"rollout_canary_steps": 5}, "must be a list, not a whole number"),
         ({"rollout_canary_watch": 4}, "must be at least 5"),
@@ -149,12 +154,22 @@ def test_a_missing_setting_is_named_with_its_file(name: str, value: object) -> N
         (SOURCE | {"judge_kpis": [KPI | {"name": "Orders/min"}]}, "entry 1 has the name 'Orders/min'"),
         (SOURCE | {"judge_kpis": [KPI | {"min": None}]}, "entry 1 (orders) needs min or max, or both"),
         (SOURCE | {"judge_kpis": [KPI | {"min": "30"}]}, "entry 1 (orders) has a min that is not a number"),
+        (SOURCE | {"judge_kpis": [KPI | {"min": True}]}, "entry 1 (orders) has a min that is not a number"),
         (SOURCE | {"judge_kpis": [KPI | {"max": float("nan")}]}, "entry 1 (orders) has a max that is not a number"),
         (SOURCE | {"judge_kpis": [KPI | {"max": 3}]}, "has a min above its max"),
         (SOURCE | {"judge_kpis": [KPI | {"for": "smoke"}]}, "is for 'smoke'; it must be canary, watch, both"),
         (SOURCE | {"judge_kpis": [KPI | {"query": " "}]}, "needs a query in PromQL"),
         (SOURCE | {"judge_kpis": [KPI | {"query": "x[$range]"}]}, "has $range in its query; known are $app, $sha"),
         (SOURCE | {"judge_kpis": [KPI | {"minimum": 3}]}, "has an unknown key 'minimum'"),
+        ({"monitoring_targets": TARGET}, "must be a list, not a mapping"),
+        ({"monitoring_targets": ["192.0.2.11:8000"]}, "entry 1 must look like {job: orders"),
+        ({"monitoring_targets": [TARGET, {"job": "db"}]}, "entry 2 must look like {job: orders"),
+        ({"monitoring_targets": [TARGET | {"targets": ["192.0.2.11"]}]}, "(shop) has targets that are not addresses"),
+        ({"monitoring_targets": [TARGET | {"targets": "192.0.2.11:80"}]}, "(shop) has targets that are not addresses"),
+        ({"monitoring_targets": [TARGET | {"port": 80}]}, "entry 1 has an unknown key 'port'; known are job, targets"),
+        ({"monitoring_targets": [TARGET | {"path": "metrics"}]}, "has a path that does not begin with a slash"),
+        ({"monitoring_targets": [TARGET | {"scheme": "ftp"}]}, "has the scheme 'ftp'"),
+        ({"monitoring_targets": [TARGET | {"labels": {"__address__": "x"}}]}, "has labels that are not letters"),
     ],
 )
 def test_a_wrong_setting_is_one_line(changes: dict[str, Any], part: str) -> None:
