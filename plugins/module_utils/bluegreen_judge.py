@@ -393,7 +393,8 @@ def absolute(groups: Groups, live_groups: Groups, limit: Limits, plan: Plan) -> 
     new, live = merge(groups.values()), merge(live_groups.values())
     alpha, found = ALPHA_LIMIT / max(1, plan.looks * plan.steps), []
     blamed = share(live) < share(new) / 2
-    if blamed and errors(new) >= LEAST_ERRORS and tail(errors(new), requests(new), limit.max_error_share) <= alpha:
+    bar = max(limit.max_error_share, share(live))  # a burst that hits both colours hits a small share by chance harder
+    if blamed and errors(new) >= LEAST_ERRORS and tail(errors(new), requests(new), bar) <= alpha:
         found.append(
             f"{percent(share(new))} of the new release's requests fail, "
             f"more than {percent(limit.max_error_share)} (judge_max_error_share){most_in(groups)}"

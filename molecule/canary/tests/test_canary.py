@@ -17,6 +17,9 @@ import pytest
 from promises import Deployment, Ran, until
 
 OLD, BROKEN, GOOD = "r2", "r4", "r5"
+BROKEN_PAGE = "errors in /orders"  # the group of paths that r4 breaks
+# A real series of the Prometheus on cache1: how many samples it found when it last scraped itself. Some hundreds.
+SAMPLES = {"name": "samples", "query": 'scrape_samples_scraped{job="prometheus"}'}
 TTL = 5  # seconds until a share that nobody watches goes back
 SLOW = """\
 import time
@@ -41,7 +44,11 @@ def site(fleet: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Deploym
     """The orders without the check that would find r4 out, and with so few requests needed that seconds are enough."""
     checks = [check for check in fleet.settings["app_smoke"] if check["name"] != "order list"]
     return fleet.variant(
-        tmp_path_factory.mktemp("canary"), app_smoke=checks, judge_min_requests=15, rollout_max_reverts=2
+        tmp_path_factory.mktemp("canary"),
+        app_smoke=checks,
+        judge_min_requests=15,
+        judge_kpis=[SAMPLES | {"min": 1}],
+        rollout_max_reverts=2,
     )
 
 
@@ -60,10 +67,7 @@ def during(site: Deployment, share: int, act: Callable[[], Any], **extra: object
 
 
 def refused(site: Deployment, release: str, *named: str, **extra: object) -> Ran:
-    """Deploy what does not please: the fleet serves the release from before, and the reason is told.
-
-    How soon it is found decides how much is known of it: whether its group of paths is named too is up to chance.
-    """
+    """Deploy what does not please: the fleet serves the release from before, and the reason is told."""
     ran = site.refuse("deploy.yml", sha=site.sha(release), **extra)
     site.expect_live(OLD)
     for word in named:
@@ -91,12 +95,16 @@ def test_a_good_release_goes_from_share_to_share_and_loses_no_request(site: Depl
     report = json.loads((tmp_path / "report.json").read_text())
     assert {one["share"] for one in report["rounds"] if one["phase"] == "canary"} == {10, 25}
     assert sum(one["new"]["requests"] for one in report["rounds"] if one["phase"] == "canary") >= 15
+    (kpi,) = report["kpis"]
+    assert {phase: said["verdict"] for phase, said in kpi["verdicts"].items()} == {"canary": "pass", "watch": "pass"}
+    assert all(one["kpis"][0]["value"] > 1 for one in report["rounds"]), report["rounds"]
+    assert {one["verdict"] for one in report["rounds"]} <= {"so far", "pass"}
 
 
 def test_a_release_that_fails_visitors_is_found_out_by_a_share_of_them(site: Deployment) -> None:
     site.given(OLD)
     with site.under_load(rate=90, spared=False) as load:
-        refused(site, BROKEN, "error", canary=25, watch=60)
+        refused(site, BROKEN, "error", BROKEN_PAGE, canary=25, watch=60)
     failed = load.tally.failed / load.tally.requests
     assert failed < 0.05, f"the other three quarters should have noticed nothing: {failed:.1%} failed"
     assert bad(site, BROKEN)
@@ -105,7 +113,7 @@ def test_a_release_that_fails_visitors_is_found_out_by_a_share_of_them(site: Dep
 def test_a_release_that_fails_visitors_after_the_switch_goes_back_too(site: Deployment) -> None:
     assert "retry_bad" in site.refuse("deploy.yml", sha=site.sha(BROKEN)).output
     with site.under_load(rate=60, spared=False):
-        refused(site, BROKEN, "error", watch=40, retry_bad=True)
+        refused(site, BROKEN, "error", BROKEN_PAGE, watch=40, retry_bad=True)
 
 
 def test_after_two_reverts_in_a_row_somebody_has_to_look(site: Deployment) -> None:
@@ -128,9 +136,20 @@ def test_a_colour_that_answers_nothing_is_blamed_for_it(site: Deployment) -> Non
     site.expect_live(OLD)
 
 
-def test_a_canary_without_visitors_says_nothing_and_goes_back(site: Deployment) -> None:
+def test_a_kpi_beyond_its_threshold_sends_all_back(site: Deployment, tmp_path: Path) -> None:
+    strict = site.variant(tmp_path, judge_kpis=[SAMPLES | {"max": 1}])
+    again = {"canary": 10, "watch": 60, "after_reverts": True, "retry_bad": True}
+    ran = refused(strict, GOOD, "samples is ", "more than 1 (judge_kpis), in 2 rounds in a row", **again)
+    assert sum("canary 10 %" in line and "(max 1)" in line for line in ran.lines) == 2, ran.tail()
+
+
+def test_without_visitors_and_without_prometheus_a_canary_says_nothing_and_goes_back(site: Deployment) -> None:
     again = {"canary": 10, "watch": 5, "after_reverts": True, "retry_bad": True}
-    refused(site, GOOD, "inconclusive", **again)
+    site.on("cache1", "systemctl stop prometheus")
+    try:
+        refused(site, GOOD, "inconclusive: too few requests", "samples is not known: no answer", **again)
+    finally:
+        site.on("cache1", "systemctl start prometheus")
 
 
 def test_a_controller_that_dies_takes_its_share_with_it(site: Deployment) -> None:
