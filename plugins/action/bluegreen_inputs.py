@@ -24,6 +24,7 @@ ROOT = str(Path(__file__).resolve().parents[2])
 if ROOT not in sys.path:
     sys.path.append(ROOT)
 
+from plugins.filter.bluegreen_monitoring import prometheus_url  # noqa: E402
 from plugins.filter.bluegreen_settings import ROLLOUT as ROLLOUT_FILE  # noqa: E402
 from plugins.filter.bluegreen_settings import settings_problems  # noqa: E402
 from plugins.module_utils import bluegreen_artifacts as artifacts  # noqa: E402
@@ -91,6 +92,8 @@ class ActionModule(ActionBase):
             if problems:
                 raise asked.settings_refusal(problems)
         first = values[hosts[0]]
+        if not first.get("judge_prometheus_url"):  # worked out here: a setting of all hosts sees no other host
+            first["judge_prometheus_url"] = prometheus_url(task_vars["groups"].get("monitoring") or [], hostvars)
         found = {
             "verb": verb,
             "app": asked.check_app(first.get("app_name")),

@@ -45,6 +45,5 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "bluegreen_place": place,
-            "bluegreen_prometheus_url": prometheus_url,
             "bluegreen_scrape_groups": scrape_groups,
         }

@@ -485,8 +485,6 @@ def check_kpis(known: Mapping[str, Any]) -> Iterator[str]:
         )
     if not TOKEN.fullmatch(known.get("judge_prometheus_token", "")):
         yield wrong("judge_prometheus_token", "must not contain blanks, line ends or characters outside of ASCII")
-    if kpis and not url:
-        yield f"judge_kpis is set and judge_prometheus_url is not: set it in {ROLLOUT} or {ENVIRONMENT}"
     if len(kpis) > MOST_KPIS:
         yield wrong("judge_kpis", f"has {len(kpis)} entries; {MOST_KPIS} may be")
     names = [kpi.get("name") for kpi in kpis if isinstance(kpi, Mapping)]
@@ -612,6 +610,11 @@ def group_problems(known: Mapping[str, Any], groups: Mapping[str, Any]) -> Itera
     for group, name in (("databases", "database_password"), ("caches", "cache_password")):
         if groups.get(group) and not known.get(name):
             yield f"{name} is not set, and the inventory has {group}: set it in {SECRETS} or {ENVIRONMENT}"
+    if known.get("judge_kpis") and not known.get("judge_prometheus_url") and not groups.get("monitoring"):
+        yield (
+            "judge_kpis is set, and there is neither judge_prometheus_url nor a host in the group monitoring: "
+            f"set it in {ROLLOUT} or {ENVIRONMENT}"
+        )
     yield from register_problems(known, groups)
     for name in ("database_password", "cache_password", "bluegreen_database_password"):
         if re.search(r"\s", known.get(name, "")) or not known.get(name, "").isprintable():

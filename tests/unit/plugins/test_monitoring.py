@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from bluegreen_monitoring import place, prometheus_url, scrape_groups
+
+from plugins.action import bluegreen_inputs
+from plugins.filter.bluegreen_monitoring import place, prometheus_url, scrape_groups
+from tests.unit.plugins import test_settings as settings
+from tests.unit.plugins.test_action import HostVars
 
 
 @pytest.mark.parametrize(
@@ -48,3 +53,17 @@ def test_what_is_scraped_carries_its_application() -> None:
             "labels": {"app": "x", "n": "1", "job": "db", "__metrics_path__": "/m", "__scheme__": "https"},
         },
     ]
+
+
+def test_a_deploy_asks_the_host_of_the_group_unless_an_address_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = bluegreen_inputs.ActionModule.__new__(bluegreen_inputs.ActionModule)
+    plugin._task = SimpleNamespace(args={}, check_mode=False)
+    found: list[str] = []
+    monkeypatch.setattr(
+        plugin, "_deploy", lambda _, settings, app: found.append(settings["judge_prometheus_url"]) or {}
+    )
+    for own in ("", "http://192.0.2.7:9090"):
+        web = settings.GOOD | {"judge_kpis": [settings.KPI], "judge_prometheus_url": own}
+        hostvars = HostVars({"web1": web, "mon1": {"ansible_host": "192.0.2.41"}})
+        plugin._inputs("deploy", {"groups": {"app_servers": ["web1"], "monitoring": ["mon1"]}, "hostvars": hostvars})
+    assert found == ["http://192.0.2.41:9090", "http://192.0.2.7:9090"]

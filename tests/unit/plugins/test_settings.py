@@ -142,7 +142,7 @@ def test_a_missing_setting_is_named_with_its_file(name: str, value: object) -> N
         ({"judge_groups": [{"name": "", "paths": ["/"]}]}, "entry 1 must look like"),
         ({"judge_groups": [{"name": "shop", "paths": ["orders"]}]}, "entry 1 must look like"),
         ({"judge_groups": [{"name": "shop", "paths": ["^("]}]}, "is not a regular expression"),
-        ({"judge_kpis": [KPI]}, "judge_prometheus_url is not: set it"),
+        ({"judge_kpis": [KPI]}, "neither judge_prometheus_url nor a host in the group monitoring: set it"),
         (SOURCE | {"judge_prometheus_url": "192.0.2.41:9090"}, "must be an address such as http://192.0.2.41:9090"),
         (SOURCE | {"judge_prometheus_url": "http://me:hunter2@p/"}, "with no account"),
         (SOURCE | {"judge_prometheus_url": "http://p:99999"}, "must be an address"),
@@ -326,3 +326,7 @@ def test_a_value_that_cannot_be_computed_is_named() -> None:
 )
 def test_anything_gives_lines_and_no_exception(values: dict[str, Any]) -> None:
     assert all(isinstance(line, str) and line for line in settings_problems(values, GROUPS))
+
+
+def test_a_host_that_monitors_is_where_kpis_are_asked() -> None:
+    assert problems(GROUPS | {"monitoring": ["mon1"]}, judge_kpis=[KPI]) == []
