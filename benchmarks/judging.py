@@ -244,7 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", type=Path, default=RESULTS, help="where the results go (benchmarks/results/judging.md)"
     )
     options = parser.parse_args(arguments)
-    found = page(*options.runs, options.seed)
+    alike, bad = options.runs
+    found = page(alike, bad, options.seed)
     options.out.write_text(found, encoding="utf-8")
     print(found, end="")
     return 0

@@ -811,9 +811,9 @@ def round_table(report: Report) -> str:
     """Every round in figures."""
     if not report.rounds:
         return ""
-    columns = ["end", "phase", "share"]
+    columns = ["end", "phase", "share", "verdict"]
     columns += [f"{name} {what}" for name in reversed(SIDES) for what in ("requests", "errors", *QUANTILES)]
-    columns += [*(one.name for one in report.kpis), "verdict", "why"]
+    columns += [*(one.name for one in report.kpis), "why"]
     shown = table(columns, [list(_cells(report, one)) for one in report.rounds])
     summary = f"<summary>All rounds in figures ({len(report.rounds)})</summary>"
     return f"<section><details>{summary}{shown}</details></section>"
@@ -822,14 +822,14 @@ def round_table(report: Report) -> str:
 def _cells(report: Report, one: Round) -> Iterator[str]:
     yield f'<span title="{esc(moment(one.end))}">{esc(clock(one.end - origin(report)))}</span>'
     yield from (esc(title(one.phase)), percent(one.share))
+    word = SO_FAR.get(one.verdict, one.verdict)
+    yield f'<span class="badge {after(one)}">{esc(word)}</span>' if word else "–"
     for name in reversed(SIDES):
         yield from figures(one.sides.get(name))
     for kpi in report.kpis:
         value, why = one.kpis.get(kpi.name, (None, "it was not asked for"))
         shown = f'<span title="{esc(why)}">–</span>' if value is None else esc(figure(value))
         yield f'<b class="wrong">{shown}</b>' if value is not None and kpi.beyond(value) else shown
-    word = SO_FAR.get(one.verdict, one.verdict)
-    yield f'<span class="badge {after(one)}">{esc(word)}</span>' if word else "–"
     yield f'<div class="why">{esc(" · ".join(one.reasons))}</div>' if one.reasons else ""
 
 
