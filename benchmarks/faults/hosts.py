@@ -57,10 +57,12 @@ def plans(rig: Rig, seed: int) -> list[Plan]:
     chance = random.Random(seed)  # noqa: S311
     found = []
     for fault in FAULTS:
+        # `without` does not leave out the migration host, the first one: another has to be named in its settings
+        victims = rig.hosts[1:] if fault == "gone" else rig.hosts
         for phase in PHASES:
-            found.append(Plan(fault, "before", phase, chance.choice(rig.hosts)))
+            found.append(Plan(fault, "before", phase, chance.choice(victims)))
         for phase in ("Switch", "Confirm"):
-            found.append(Plan(fault, "during", phase, chance.choice(rig.hosts), round(chance.uniform(0, 0.5), 3)))
+            found.append(Plan(fault, "during", phase, chance.choice(victims), round(chance.uniform(0, 0.5), 3)))
     return found
 
 

@@ -19,7 +19,8 @@ MACHINE = (
 def test_provisioning_a_fresh_host_in_check_mode_ends_well_and_changes_nothing(
     vm: Deployment, host: str, python: str, tmp_path: Path
 ) -> None:
-    groups = {"app_servers": {"hosts": {host: {"ansible_host": vm.address(host)}}}}
+    itself = {"hosts": {host: {"ansible_host": vm.address(host)}}}
+    groups = {"app_servers": itself, "monitoring": itself}
     fresh = vm.variant(tmp_path, hosts=groups, app_python=python)
     before = fresh.on(host, MACHINE)
     fresh.must("provision.yml", "--check")
