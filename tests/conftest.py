@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import os
 from pathlib import Path
 
 import ansible.module_utils
@@ -9,5 +10,7 @@ from hypothesis import HealthCheck, settings
 ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "plugins" / "module_utils"))
 
 # The tests run while images are built: how long an example takes says nothing.
-settings.register_profile("bluegreen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("bluegreen")
+USUAL = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("bluegreen", USUAL, max_examples=40)
+settings.register_profile("full", USUAL, max_examples=500)  # scripts/test --full
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "bluegreen"))

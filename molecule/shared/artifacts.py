@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO / "scripts"))
+
+from support.common import locked  # noqa: E402  the path first
+
 WORK = REPO / ".cache" / "test"
 STORE = WORK / "artifacts"
 # Of two artifacts of one commit a deploy takes the newest: those for another Python have a store of their own.
@@ -140,8 +144,13 @@ def known() -> dict[str, dict[str, str]]:
 
 
 def ensure(names: Iterable[str]) -> None:
-    """Make what is missing of these releases."""
-    WORK.mkdir(parents=True, exist_ok=True)
+    """Make what is missing of these releases. Scenarios run beside each other: one of them builds at a time."""
+    with locked(WORK / "artifacts.lock"):
+        make(names)
+
+
+def make(names: Iterable[str]) -> None:
+    """Build them, one after the other."""
     for app in sorted({RELEASES[name].app for name in names}):
         make_repository(app)
     for name in names:

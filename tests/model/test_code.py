@@ -54,7 +54,9 @@ def follow_all(model: Model, seeds: int, stop: int = 10**6) -> tuple[int, int]:
     return reached, len(ways)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(
+    "world", [name if name == "two hosts" else pytest.param(name, marks=pytest.mark.full) for name in WORLDS]
+)
 def test_every_kind_of_step_leads_the_program_where_it_leads_the_model(world: str) -> None:
     reached, ways = follow_all(Model(every_way=True, **WORLDS[world]), SEEDS)
     # a few are only in the model: a deadline that has passed is one for `decide` too, whether the timer fired or not
