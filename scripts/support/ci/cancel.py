@@ -1,0 +1,74 @@
+"""The way back of a run that was cut short: what playbooks/cancel.yml must know of it. Pure functions.
+
+It goes on where the run was cut: with its name and its generation, so that hosts which have accepted a newer run refuse
+it. Should it not get that far, the dead-man's timers do the same a little later.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plugins.module_utils.bluegreen_fleet import PARTS, PHASES
+from support.ci.record import Record
+
+LAST = PHASES.index("confirm")
+MOVES = ("canary", "switch", "watch", "confirm")  # visitors may have been moved once one of them began
+WHY = {"what": "the run was cancelled", "why": "it was told to stop", "next": "the same again", "code": "cancelled"}
+
+
+def needed(record: Record) -> bool:
+    """Whether a run that is cut short here leaves anything on hosts: a lease, or visitors on an unconfirmed release."""
+    inputs = record.inputs
+    changes = inputs.get("verb") in ("deploy", "rollback") and not inputs.get("check")
+    return bool(changes and record.reached and record.outcome is None)
+
+
+def moved(record: Record) -> bool:
+    """Whether visitors may be on an unconfirmed release."""
+    return any(phase in MOVES for phase in record.reached)
+
+
+def inventory(record: Record) -> dict[str, Any]:
+    """An inventory that gives each host the answers it gave, and a failure of the phase that was cut short.
+
+    The roles revert and settle decide by these answers, as they would have done in the run itself.
+    """
+    hosts = [str(host) for host in record.inputs["hosts"]]
+    return {"all": {"hosts": {host: variables(record, host) for host in hosts}}}
+
+
+def variables(record: Record, host: str) -> dict[str, Any]:
+    """The registered answers of one host."""
+    reached = [phase for phase in PHASES[: LAST + 1] if phase in record.reached]
+    found: dict[str, Any] = {}
+    for phase in reached:
+        answers = record.answers.get(phase, {}).get(host, [])
+        given = [{"verdict": "pass", "results": {}} if "censored" in one else dict(one) for one in answers]
+        missed = not given and phase in ("preflight", "start", "switch")
+        if phase == reached[-1] or missed:
+            given = cut(given, phase, record)
+        # of a phase in rounds the last ones say everything
+        found |= {f"__{phase}_{part}": one for part, one in zip(PARTS, given[-len(PARTS) :], strict=False)}
+    return found
+
+
+def cut(given: list[dict[str, Any]], phase: str, record: Record) -> list[dict[str, Any]]:
+    """A host's answers in the phase that was cut short: the last is a failure, if it is not one already."""
+    last: dict[str, Any] = given[-1] if given else {"results": {}}
+    if phase == "preflight" and not given:
+        # it may hold the lease all the same; without a generation nothing but the lease is touched
+        last = {"results": {"lease": {"lease": {"deploy_id": record.inputs["deploy_id"]}}}}
+    if last.get("verdict") != "fail":
+        last = last | {"verdict": "fail", "error": dict(WHY), "phase": phase}
+    return [*given[:-1], last]
+
+
+def verdict(record: Record) -> str:
+    """How a cancel ended: back (nobody is on the release that was cut short), confirmed, or unknown."""
+    outcome = record.outcome or {}
+    if outcome.get("ending") in ("live", "rolled back", "nothing to do"):
+        return "confirmed"
+    if any(not record.passed("revert", host) for host in record.answers.get("revert", {})):
+        return "unknown"
+    settled = bool(record.answers.get("settle"))
+    return "back" if outcome and settled else "unknown"

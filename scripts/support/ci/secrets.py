@@ -1,0 +1,204 @@
+"""Secrets: from the environment or files, never shown. Pure functions but for reading files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from support.common import REPO, Failure
+
+UNUSABLE = 3  # exit status
+SSH_KEY, KNOWN_HOSTS, VAULT_PASSWORD = "BLUEGREEN_SSH_KEY", "BLUEGREEN_KNOWN_HOSTS", "BLUEGREEN_VAULT_PASSWORD"
+VALUE = re.compile(r"BLUEGREEN_SECRET_([A-Z][A-Z0-9_]*)")
+ENCRYPTED = "$ANSIBLE_VAULT;"
+SHORTEST = 4  # characters: hiding a shorter line of a longer text would blacken half the log
+HIDDEN = "***"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Secrets:
+    """What was given. `values`: names of variables (vault_…) → texts."""
+
+    ssh_key: str = ""
+    known_hosts: str = ""
+    vault_password: str = ""
+    values: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def texts(self) -> list[str]:
+        """Everything that must not show."""
+        return [text for text in (self.ssh_key, self.vault_password, *self.values.values()) if text]
+
+
+def read_file(name: str, path: str) -> str:
+    """The text of a file that a variable names. Raises Failure."""
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        why = problem.strerror if isinstance(problem, OSError) else "it is not text"
+        raise Failure(f"the file that {name} names cannot be read: {why}", UNUSABLE) from None
+
+
+def gather(given: Mapping[str, str], read: Callable[[str, str], str] = read_file) -> Secrets:
+    """The secrets of an environment; NAME_FILE stands for a file's content. Raises Failure."""
+    texts: dict[str, str] = {}
+    for name, text in given.items():
+        if not text:
+            continue  # GitHub gives an empty text for a secret that is not there
+        plain = name.removesuffix("_FILE")
+        if plain not in (SSH_KEY, KNOWN_HOSTS, VAULT_PASSWORD) and not VALUE.fullmatch(plain):
+            raise Failure(f"{name} is not known: see scripts/deploy --help for the names of secrets", UNUSABLE)
+        if given.get(plain) and plain != name:
+            raise Failure(f"{plain} and {name} are both given: leave one of them out", UNUSABLE)
+        texts[plain] = read(name, text) if plain != name else text
+    values = {f"vault_{found[1].lower()}": text for name, text in texts.items() if (found := VALUE.fullmatch(name))}
+    key = texts.get(SSH_KEY, "").replace("\r\n", "\n").strip()
+    return Secrets(
+        f"{key}\n" if key else "", texts.get(KNOWN_HOSTS, ""), texts.get(VAULT_PASSWORD, "").strip("\r\n"), values
+    )
+
+
+def inventory_texts(environment: str, repo: Path = REPO) -> dict[str, str]:
+    """The files that a run of this environment reads variables from: path → text."""
+    roots = (repo / "inventories" / environment, repo / "group_vars")
+    paths = sorted(path for root in roots for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(repo)): path.read_text(encoding="utf-8", errors="replace") for path in paths}
+
+
+def without_comments(text: str) -> str:
+    """YAML without what is commented out; a # inside of quotes may cut a line short, which finds less, never more."""
+    return re.sub(r"(?m)(^|\s)#.*$", "", text)
+
+
+def missing(secrets: Secrets, texts: Mapping[str, str]) -> list[str]:
+    """What the files of an environment need and nobody gave: a line for each, which says where it is needed."""
+    plain = {path: without_comments(text) for path, text in texts.items()}
+    encrypted = [path for path, text in plain.items() if text.startswith(ENCRYPTED) or "!vault" in text]
+    used = {name: path for path, text in plain.items() for name in re.findall(r"\{\{\s*(vault_[a-z0-9_]+)\b", text)}
+    defined = {name for text in plain.values() for name in re.findall(r"(?m)^\s*(vault_[a-z0-9_]+)\s*:", text)}
+    everything = "\n".join(plain.values())
+    found = []
+    own_login = "ansible_ssh_private_key_file" in everything or "ansible_connection: local" in everything
+    if not secrets.ssh_key and not own_login:
+        found.append(f"{SSH_KEY}: the private key of deploy_user")
+    if not secrets.known_hosts and "UserKnownHostsFile" not in everything and not own_login:
+        found.append(f"{KNOWN_HOSTS}: the host keys (ssh-keyscan, compared with the hosts' consoles)")
+    if encrypted and not secrets.vault_password:
+        found.append(f"{VAULT_PASSWORD}: {encrypted[0]} is encrypted")
+    if not encrypted:
+        wanted = sorted(set(used) - defined - set(secrets.values))
+        prefix = "BLUEGREEN_SECRET_"
+        found += [f"{prefix}{name.removeprefix('vault_').upper()}: {used[name]} uses {name}" for name in wanted]
+    return found
+
+
+def require(secrets: Secrets, texts: Mapping[str, str]) -> None:
+    """Refuse a run that lacks a secret. Raises Failure that names each."""
+    lacking = missing(secrets, texts)
+    if lacking:
+        what = "a secret is" if len(lacking) == 1 else f"{len(lacking)} secrets are"
+        raise Failure(f"{what} missing: {'; '.join(lacking)} (docs/ci.md)", UNUSABLE)
+
+
+class Unsafe(str):
+    """A text that Ansible must not take for a template."""
+
+    __slots__ = ()
+
+
+class Dumper(yaml.SafeDumper):
+    """YAML with Ansible's tag for such texts."""
+
+
+Dumper.add_representer(Unsafe, lambda dumper, text: dumper.represent_scalar("!unsafe", str(text), style='"'))
+
+
+def variables_file(values: Mapping[str, str]) -> str:
+    """The content of a file of variables for `-e @file`: each value arrives as it is, braces and all."""
+    return yaml.dump({name: Unsafe(text) for name, text in values.items()}, Dumper=Dumper, width=1 << 20)
+
+
+# what must not show
+
+
+def masks(texts: Iterable[str]) -> list[str]:
+    """Each text to hide, the longest first: single lines whole, of longer texts each line."""
+    found = set()
+    for text in texts:
+        lines = text.splitlines()
+        if len(lines) <= 1:
+            found.add(text.strip())
+        else:
+            found |= {line.strip() for line in lines if len(line.strip()) >= SHORTEST and not line.startswith("-----")}
+    return sorted(found - {""}, key=lambda text: (-len(text), text))
+
+
+def redacter(hidden: Sequence[str]) -> Callable[[str], str]:
+    """A function that blackens what must not show, also where it was quoted for JSON, Python or a shell."""
+    forms = {form for text in hidden for form in (text, json.dumps(text)[1:-1], repr(text)[1:-1], shlex.quote(text))}
+    forms |= {json.dumps(json.dumps(text)[1:-1])[1:-1] for text in hidden}  # JSON within JSON
+    if not forms:
+        return lambda text: text
+    pattern = re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)))
+    return lambda text: pattern.sub(HIDDEN, text)
+
+
+def redact_all(value: Any, redact: Callable[[str], str]) -> Any:
+    """The same data with every text blackened."""
+    if isinstance(value, Mapping):
+        return {redact(str(key)): redact_all(item, redact) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact_all(item, redact) for item in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+# what a vault holds
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which Ansible's own tags are texts."""
+
+
+def _tagged(loader: Loader, _suffix: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.ScalarNode):
+        return loader.construct_scalar(node)
+    return loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else None
+
+
+Loader.add_multi_constructor("!", _tagged)
+
+
+def leaves(value: Any) -> list[str]:
+    """All texts and numbers in parsed YAML."""
+    if isinstance(value, Mapping):
+        return [text for item in value.values() for text in leaves(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in leaves(item)]
+    return [] if value is None or isinstance(value, bool) else [str(value)]
+
+
+def vault_texts(texts: Mapping[str, str], password: str) -> list[str]:
+    """Every value that the encrypted files hold, to hide them as well. Raises Failure if the password opens none."""
+    encrypted = {path: text for path, text in texts.items() if text.startswith(ENCRYPTED)}
+    if not encrypted:
+        return []
+    from ansible.parsing.vault import AnsibleVaultError, VaultLib, VaultSecret  # takes long to import
+
+    vault = VaultLib([("default", VaultSecret(password.encode()))])
+    found: list[str] = []
+    for path, text in encrypted.items():
+        try:
+            plain = vault.decrypt(text).decode()
+        except AnsibleVaultError:
+            raise Failure(f"{VAULT_PASSWORD} does not open {path}", UNUSABLE) from None
+        try:
+            found += leaves(yaml.load(plain, Loader=Loader))  # noqa: S506  a SafeLoader
+        except yaml.YAMLError:
+            found += plain.splitlines()
+    return found
