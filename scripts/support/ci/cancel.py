@@ -6,11 +6,13 @@ it. Should it not get that far, the dead-man's timers do the same a little later
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from plugins.module_utils.bluegreen_fleet import PARTS, PHASES
 from support.ci.record import Record
 
+GROUP = "cancelled"  # the hosts of playbooks/cancel.yml
 LAST = PHASES.index("confirm")
 MOVES = ("canary", "switch", "watch", "confirm")  # visitors may have been moved once one of them began
 WHY = {"what": "the run was cancelled", "why": "it was told to stop", "next": "the same again", "code": "cancelled"}
@@ -33,8 +35,11 @@ def inventory(record: Record) -> dict[str, Any]:
 
     The roles revert and settle decide by these answers, as they would have done in the run itself.
     """
-    hosts = [str(host) for host in record.inputs["hosts"]]
-    return {"all": {"hosts": {host: variables(record, host) for host in hosts}}}
+    # named here, it is there from the first play on
+    controller = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    own: dict[str, dict[str, Any]] = {"localhost": {**controller, "__inputs_result": dict(record.inputs)}}
+    hosts = {str(host): variables(record, str(host)) for host in record.inputs["hosts"]}
+    return {"all": {"hosts": own, "children": {GROUP: {"hosts": hosts}}}}
 
 
 def variables(record: Record, host: str) -> dict[str, Any]:
@@ -63,12 +68,20 @@ def cut(given: list[dict[str, Any]], phase: str, record: Record) -> list[dict[st
     return [*given[:-1], last]
 
 
-def verdict(record: Record) -> str:
-    """How a cancel ended: back (nobody is on the release that was cut short), confirmed, or unknown."""
-    outcome = record.outcome or {}
-    if outcome.get("ending") in ("live", "rolled back", "nothing to do"):
+def verdict(record: Record, back: Record) -> str:
+    """How a cancel ended: back (no visitor is on the release that was cut short), confirmed, or unknown."""
+    reverts = [answer for answers in back.answers.get("revert", {}).values() for answer in answers]
+    decided = any(((answer.get("results") or {}).get("revert") or {}).get("decided") == "COMMIT" for answer in reverts)
+    if decided or (back.outcome or {}).get("ending") in ("live", "rolled back", "nothing to do"):
         return "confirmed"
-    if any(not record.passed("revert", host) for host in record.answers.get("revert", {})):
-        return "unknown"
-    settled = bool(record.answers.get("settle"))
-    return "back" if outcome and settled else "unknown"
+    if not moved(record):
+        return "back"
+    hosts = [str(host) for host in record.inputs["hosts"]]
+    went = all(host in back.answers.get("revert", {}) and back.passed("revert", host) for host in hosts)
+    return "back" if went else "unknown"
+
+
+def unsettled(record: Record, back: Record) -> list[str]:
+    """Hosts that have not said that they cleared up and gave the lease back."""
+    answers = back.answers.get("settle", {})
+    return [host for host in map(str, record.inputs["hosts"]) if not (host in answers and back.passed("settle", host))]

@@ -140,12 +140,12 @@ def run(request: Request, found: Secrets, masks: Sequence[str], stop: Stop, gith
     finally:
         processes.end_all()
     end, status = ending(record, rc, cancelled=bool(stop.number), back=back)
-    result = about(request, record, end, status) | {"seconds": round(time.monotonic() - started, 1)}
+    result = about(request, record, end, status, back) | {"seconds": round(time.monotonic() - started, 1)}
     result |= closing(end, record, back)
     result = secrets.redact_all(result, redact)
     out.write(redact(out.style.end(result["failure"])))
-    if end not in GOOD and (back is None or end == "unknown") and record.outcome is None and not record.refusal:
-        print(redact(f"deploy: {result['failure']['what']}: {result['failure']['next']}"), file=sys.stderr)
+    if result["failure"] and (back or record).outcome is None and not record.refusal:
+        print(f"deploy: {result['failure']['what']}; {result['failure']['next']}", file=sys.stderr)
     save(request, result)
     if summary_file:
         append(Path(summary_file), show.summary(result))
@@ -169,9 +169,8 @@ def way_back(record: Record, request: Request, place: Private, stop: Stop, out: 
     """Take back what a run left that was cut short, within WAY_BACK seconds of the signal. Returns its record."""
     found = Record()
     hosts = place.write("cancel.json", json.dumps(cancel.inventory(record), default=str))
-    asked = place.write("cancel_inputs.json", json.dumps({"__inputs_result": dict(record.inputs)}, default=str))
     values = place.path / "secrets.yml"
-    words = [*inputs.words(request, asked, values if values.exists() else None), "-i", str(hosts)]
+    words = [*inputs.words(request, None, values if values.exists() else None), "-i", str(hosts)]
     with stop.running(place.keep(), until=stop.at + WAY_BACK):
         play.play(REPO / "playbooks" / "cancel.yml", words, place.path / "back", out.handler(found))
     return found
@@ -180,8 +179,9 @@ def way_back(record: Record, request: Request, place: Private, stop: Stop, out: 
 def ending(record: Record, rc: int, *, cancelled: bool, back: Record | None) -> tuple[str, int]:
     """One word for the end, and the exit status."""
     if back is not None:
-        said = cancel.verdict(back)
-        return {"back": ("cancelled", CANCELLED), "confirmed": ("live", CONFIRMED)}.get(said, ("unknown", UNKNOWN))
+        said = cancel.verdict(record, back)
+        final = "rolled back" if record.inputs.get("verb") == "rollback" else "live"
+        return {"back": ("cancelled", CANCELLED), "confirmed": (final, CONFIRMED)}.get(said, ("unknown", UNKNOWN))
     if record.outcome is not None:
         end = str(record.outcome.get("ending"))
         unsure = end == "reverted" and any(not record.passed("revert", host) for host in record.answers["revert"])
@@ -201,7 +201,8 @@ def closing(end: str, record: Record, back: Record | None) -> dict[str, Any]:
     outcome = (back if back is not None else record).outcome or {}
     failure = (back if back is not None and back.outcome else record).failure()
     if end == "cancelled" and failure is None:
-        failure = {"what": "the run was cancelled before it took the lease", "why": "", "next": "the same again"}
+        what = "the run was cancelled · " + ("all visitors are where they were" if back else "nothing was changed")
+        failure = {"what": what, "why": "it was told to stop", "next": "the same again"}
     if end == "unknown" and (failure is None or back is not None):
         what = "not every host could be asked"
         why = "an unconfirmed switch undoes itself (rollout_ttl), a confirmed one is finished by each host"
@@ -209,12 +210,19 @@ def closing(end: str, record: Record, back: Record | None) -> dict[str, Any]:
     if end not in (*GOOD, "done") and failure is None:
         failure = {"what": "Ansible ended early", "why": "its output says why", "next": "the same with -v shows more"}
     line = str(outcome.get("line") or "").replace(" ({time})", "").replace("{time}; ", "").replace("{time}", "")
-    return {"failure": dict(failure) if failure else None, "line": line, "notes": list(outcome.get("notes") or [])}
+    notes = list(outcome.get("notes") or [])
+    if back is not None and (late := cancel.unsettled(record, back)):
+        notes.append(
+            f"still clearing up: {', '.join(late)}; the lease ends by itself, so the next run takes --wait 180"
+        )
+    good = end in GOOD and (back is None or bool(outcome.get("ok")))
+    return {"failure": dict(failure) if failure and not good else None, "line": line, "notes": notes}
 
 
-def about(request: Request, record: Record, end: str, status: int) -> dict[str, Any]:
+def about(request: Request, record: Record, end: str, status: int, back: Record | None = None) -> dict[str, Any]:
     """What a result file says."""
-    outcome, known = record.outcome or {}, record.inputs
+    last = back if back is not None else record
+    outcome, known = last.outcome or {}, record.inputs
     return inputs.base() | {
         "verb": request.verb,
         "environment": request.environment,
@@ -227,7 +235,7 @@ def about(request: Request, record: Record, end: str, status: int) -> dict[str, 
         "exit": status,
         "outcome": end,
         "hosts": list(known.get("hosts") or []),
-        "phases": record.phases(),
+        "phases": record.phases() + (back.phases() if back is not None else []),
         "migrations": record.migrations(),
         "status": outcome.get("rows"),
     }
