@@ -159,7 +159,7 @@ def prepare(request: Request, found: Secrets, place: Private, tty: bool) -> list
     agent = place.start_agent(found.ssh_key) if found.ssh_key else None
     known = place.write("known_hosts", f"{found.known_hosts}\n") if found.known_hosts else None
     vault = place.write("vault_password", found.vault_password) if found.vault_password else None
-    values = place.write("secrets.yml", secrets.variables_file(found.values)) if found.values else None
+    values = place.write("secrets.json", secrets.variables_file(found.values)) if found.values else None
     asked = place.write("inputs.json", json.dumps(dict(request.variables))) if request.variables else None
     play.use(play.environment(os.environ, place.path, agent=agent, known_hosts=known, vault=vault, tty=tty))
     return inputs.words(request, asked, values)
@@ -169,7 +169,7 @@ def way_back(record: Record, request: Request, place: Private, stop: Stop, out: 
     """Take back what a run left that was cut short, within WAY_BACK seconds of the signal. Returns its record."""
     found = Record()
     hosts = place.write("cancel.json", json.dumps(cancel.inventory(record), default=str))
-    values = place.path / "secrets.yml"
+    values = place.path / "secrets.json"
     words = [*inputs.words(request, None, values if values.exists() else None), "-i", str(hosts)]
     with stop.running(place.keep(), until=stop.at + WAY_BACK):
         play.play(REPO / "playbooks" / "cancel.yml", words, place.path / "back", out.handler(found))

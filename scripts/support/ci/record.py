@@ -33,6 +33,7 @@ class Record:
     answers: dict[str, dict[str, list[Mapping[str, Any]]]] = dataclasses.field(default_factory=dict)
     troubles: list[Trouble] = dataclasses.field(default_factory=list)
     outcome: Mapping[str, Any] | None = None
+    error: str = ""  # what Ansible itself said at last
 
     def take(self, event: Mapping[str, Any]) -> Trouble | None:
         """Note an event; returns what failed in it, the first time that it did."""
@@ -42,6 +43,8 @@ class Record:
             phase = str(data.get("role") or "")
             if phase in PHASES and phase not in self.reached:
                 self.reached.append(phase)
+        if event["event"] == "error":
+            self.error = first_line(str(event.get("stdout") or "")) or self.error
         if event["event"] not in ENDED:
             return None
         answer = data.get("res")
@@ -111,12 +114,19 @@ class Record:
         if self.troubles:
             first = self.troubles[0]
             return {"what": f"{first.title}: {first.what}", "why": first.why, "next": "the same with -v shows more"}
+        if self.error:
+            return {"what": "Ansible ended early", "why": self.error, "next": "correct it, then the same again"}
         return None
 
 
 def title(phase: str) -> str:
     """A phase as people read it."""
     return TITLES.get(phase, phase.capitalize())
+
+
+def first_line(text: str) -> str:
+    """The first line of an error, without its mark."""
+    return next((line.strip().removeprefix("[ERROR]: ") for line in text.splitlines() if line.strip()), "")[:400]
 
 
 def first_words(result: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,9 @@ def gather(given: Mapping[str, str], read: Callable[[str, str], str] = read_file
             raise Failure(f"{name} is not known: see scripts/deploy --help for the names of secrets", UNUSABLE)
         if given.get(plain) and plain != name:
             raise Failure(f"{plain} and {name} are both given: leave one of them out", UNUSABLE)
-        texts[plain] = read(name, text) if plain != name else text
+        content = read(name, text) if plain != name else text
+        if content:
+            texts[plain] = content
     values = {f"vault_{found[1].lower()}": text for name, text in texts.items() if (found := VALUE.fullmatch(name))}
     key = texts.get(SSH_KEY, "").replace("\r\n", "\n").strip()
     return Secrets(
@@ -106,22 +107,12 @@ def require(secrets: Secrets, texts: Mapping[str, str]) -> None:
         raise Failure(f"{what} missing: {'; '.join(lacking)} (docs/ci.md)", UNUSABLE)
 
 
-class Unsafe(str):
-    """A text that Ansible must not take for a template."""
-
-    __slots__ = ()
-
-
-class Dumper(yaml.SafeDumper):
-    """YAML with Ansible's tag for such texts."""
-
-
-Dumper.add_representer(Unsafe, lambda dumper, text: dumper.represent_scalar("!unsafe", str(text), style='"'))
-
-
 def variables_file(values: Mapping[str, str]) -> str:
-    """The content of a file of variables for `-e @file`: each value arrives as it is, braces and all."""
-    return yaml.dump({name: Unsafe(text) for name, text in values.items()}, Dumper=Dumper, width=1 << 20)
+    """The content of a file of variables for `-e @file`: each value arrives as it is, and is no template.
+
+    JSON: YAML's tag !unsafe makes a number of "0123".
+    """
+    return json.dumps({name: {"__ansible_unsafe": text} for name, text in values.items()})
 
 
 # what must not show
@@ -139,13 +130,31 @@ def masks(texts: Iterable[str]) -> list[str]:
     return sorted(found - {""}, key=lambda text: (-len(text), text))
 
 
+def loosely(text: str) -> str:
+    """A pattern that finds a text however often it was quoted: for JSON, Python, YAML or a shell, one in the other."""
+    parts = []
+    for char in text:
+        if char in "'\"":
+            other = '"' if char == "'" else "'"
+            # backslashes before it; twice, as YAML does; closed, quoted otherwise and opened again, as a shell needs it
+            parts.append(rf"(?:{char}{other}{char}{other}{char}|{char}{char}|\\*{char}|\\+u00{ord(char):02x})")
+        elif char == "\\":
+            parts.append(r"\\+")
+        elif char.isspace():
+            parts.append(r"(?:\s+|\\+t)")  # wrapped
+        elif char.isascii():
+            parts.append(re.escape(char))
+        else:
+            json_form = "".join(rf"\\+{part}" for part in json.dumps(char)[1:-1].split("\\")[1:])
+            parts.append(rf"(?:{re.escape(char)}|(?i:{json_form}|\\+[xu]0*{ord(char):x}))")
+    return "".join(parts)
+
+
 def redacter(hidden: Sequence[str]) -> Callable[[str], str]:
-    """A function that blackens what must not show, also where it was quoted for JSON, Python or a shell."""
-    forms = {form for text in hidden for form in (text, json.dumps(text)[1:-1], repr(text)[1:-1], shlex.quote(text))}
-    forms |= {json.dumps(json.dumps(text)[1:-1])[1:-1] for text in hidden}  # JSON within JSON
-    if not forms:
+    """A function that blackens what must not show."""
+    if not hidden:
         return lambda text: text
-    pattern = re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)))
+    pattern = re.compile("|".join(loosely(text) for text in sorted(hidden, key=len, reverse=True)))
     return lambda text: pattern.sub(HIDDEN, text)
 
 

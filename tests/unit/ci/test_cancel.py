@@ -1,0 +1,87 @@
+"""The way back of a run that was cut short, decided from the answers that there were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from plugins.module_utils import bluegreen_fleet as fleets
+from support.ci import cancel, cli
+from support.ci.record import Record
+
+INPUTS = {"verb": "deploy", "deploy_id": "d1", "hosts": ["web1", "web2"], "sha": "b" * 40, "migration_host": "web1"}
+
+
+def passed(**results: Any) -> dict[str, Any]:
+    return {"verdict": "pass", "results": results}
+
+
+def lease(fence: int) -> dict[str, Any]:
+    taken = {"deploy_id": "d1", "since": "now"}
+    return passed(lease={"lease": taken, "fence": fence, "generation": 9, "register": "r", "status": {}})
+
+
+def run(reached: list[str], **inputs: Any) -> Record:
+    answers = {"preflight": {"web1": [lease(7)], "web2": [lease(8)]}}
+    return Record(inputs=INPUTS | inputs, reached=reached, answers=answers)
+
+
+def restored(record: Record) -> fleets.Fleet:
+    hosts = cancel.inventory(record)["all"]["children"][cancel.GROUP]["hosts"]
+    return fleets.build(record.inputs, list(record.inputs["hosts"]), hosts)
+
+
+def phases(fleet: fleets.Fleet) -> set[str]:
+    return {phase for phase in ("revert", "settle") if fleets.phase_hosts(fleet, phase)}
+
+
+@pytest.mark.parametrize("phase", ["preflight", "stage", "migrate", "start", "smoke"])
+def test_before_the_switch_only_the_lease_ends(phase: str) -> None:
+    fleet = restored(run(["preflight", phase] if phase != "preflight" else ["preflight"]))
+    assert phases(fleet) == {"settle"}
+    assert fleets.holds(fleet, "failed", "web1") is (phase == "start")
+
+
+@pytest.mark.parametrize("phase", cancel.MOVES)
+def test_from_the_first_moved_visitor_on_all_hosts_go_back(phase: str) -> None:
+    order = ["preflight", "stage", "start", "smoke", "canary", "switch", "watch", "confirm"]
+    fleet = restored(run(order[: order.index(phase) + 1]))
+    assert phases(fleet) == {"revert", "settle"}
+    assert fleets.fence(fleet) == 9
+    assert fleets.revert_words(fleet)["bad"] is False
+
+
+def test_a_release_that_had_failed_a_check_is_marked_bad_all_the_same() -> None:
+    record = run(["preflight", "start", "smoke", "switch"])
+    error = {"what": "500", "code": fleets.CHECK_FAILED}
+    record.answers["switch"] = {"web1": [{"verdict": "fail", "results": {"route": {"colour": "blue"}}, "error": error}]}
+    assert fleets.revert_words(restored(record))["bad"] is True
+
+
+def test_a_host_whose_lease_is_not_known_gets_no_generation() -> None:
+    record = run(["preflight"])
+    del record.answers["preflight"]["web2"]
+    fleet = restored(record)
+    assert fleets.fence(fleet) is None
+    assert phases(fleet) == {"settle"}
+
+
+@pytest.mark.parametrize(
+    ("reached", "inputs", "needed"),
+    [([], {}, False), (["preflight"], {"check": True}, False), (["status"], {"verb": "status"}, False)],
+)
+def test_a_run_that_took_nothing_needs_no_way_back(reached: list[str], inputs: dict[str, Any], needed: bool) -> None:
+    assert cancel.needed(run(reached, **inputs)) is needed
+    assert cancel.needed(run(["preflight"])) is True
+
+
+def test_the_exit_status_says_what_the_visitors_get() -> None:
+    record = run(["preflight", "switch"])
+    went, stayed = passed(revert={"decided": "ABORT"}), passed(revert={"decided": "COMMIT"})
+    both = Record(answers={"revert": {"web1": [went], "web2": [went]}})
+    one = Record(answers={"revert": {"web1": [went]}})
+    late = Record(answers={"revert": {"web1": [stayed]}})
+    found = [cli.ending(record, 254, cancelled=True, back=back)[1] for back in (both, one, late, Record())]
+    assert found == [7, 9, 8, 9]
+    assert cli.ending(run(["preflight"]), 254, cancelled=True, back=Record())[1] == 7

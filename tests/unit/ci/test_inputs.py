@@ -1,0 +1,69 @@
+"""What scripts/deploy lets through to Ansible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.ci import inputs
+from support.common import Failure
+
+INVENTORIES = Path(__file__).parents[3] / "inventories"
+
+
+def refusal(*words: str) -> Failure:
+    with pytest.raises(Failure) as caught:
+        inputs.parse(words, INVENTORIES)
+    assert caught.value.code == 2
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_a_deploy_becomes_variables_and_paths_only() -> None:
+    request = inputs.parse(
+        ["deploy", "--env=production", "--sha=abc123", "--canary=5,25", "--watch=30", "--wait=", "--retry-bad"]
+    )
+    assert request.variables == {"sha": "abc123", "canary": "5,25", "watch": "30", "retry_bad": True}
+    words = inputs.words(request, Path("/m/inputs.json"), Path("/m/secrets.json"))
+    assert words == [
+        "-i", str(INVENTORIES / "production"), "-e", "@/m/inputs.json", "-e", "@/m/secrets.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["deploy", "--env", "production"], "--sha is missing"),
+        (["deploy", "--env", "prod", "--sha", "abc123"], "there are local, production, staging"),
+        (["deploy", "--env", "../production", "--sha", "abc123"], "is not an environment"),
+        (["deploy", "--env", "production", "--sha", "abc123\n"], "it must be 6 to 40"),
+        (["deploy", "--env", "production", "--sha", "ABC123"], "it must be 6 to 40"),
+        (["deploy", "--env", "production", "--sha", "a" * 41], "it must be 6 to 40"),
+        (["deploy", "--env", "production", "--sha", "abc123 canary=100"], "it must be 6 to 40"),
+        (["deploy", "--env", "production", "--sha", "abc123", "--canary", "7"], "the nearest is 5"),
+        (["deploy", "--env", "production", "--sha", "abc123", "--watch", "3601"], "0 to 3600 seconds"),
+        (["rollback", "--env", "production", "--sha", "abc123"], "--sha is not for rollback"),
+        (["rollback", "--env", "production", "--retry-bad"], "--retry-bad is not for rollback"),
+        (["rollback", "--env", "production", "--report", "{{ x }}"], "it must be a directory"),
+        (["unlock", "--env", "production", "--lease", "a b"], "it must be the id of a lease"),
+        (["migrate", "--env", "production"], "invalid choice"),
+        (["status"], "--env"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(words: list[str], said: str) -> None:
+    assert said in str(refusal(*words))
+
+
+@given(st.text(min_size=1).filter(lambda text: not inputs.re.fullmatch(r"[0-9a-f]{6,40}", text)))
+def test_nothing_but_a_commit_is_a_sha(text: str) -> None:
+    refusal("deploy", "--env=production", f"--sha={text}")
+
+
+@given(
+    st.sampled_from(sorted(inputs.OPTIONS)), st.text(max_size=12), st.sampled_from(["{{", "{%", "\n", "\0", "'", "$("])
+)
+def test_no_option_takes_a_template_or_a_second_line(name: str, text: str, part: str) -> None:
+    refusal(inputs.OPTIONS[name].verbs[0], "--env=production", "--sha=abc123", f"--{name}={text}{part}{text}")

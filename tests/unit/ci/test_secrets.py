@@ -1,0 +1,91 @@
+"""Secrets are complete or named as missing, arrive as they are, and do not show."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from support.ci import hidden, secrets
+from support.common import Failure
+
+HOSTS = {"inventories/production/hosts.yml": "app_servers: {hosts: {web1: }}"}
+LOGIN = {"BLUEGREEN_SSH_KEY": "k", "BLUEGREEN_KNOWN_HOSTS": "h"}
+
+
+def test_a_missing_secret_is_named_with_the_place_that_needs_it() -> None:
+    texts = HOSTS | {"group_vars/all/secrets.yml": "app_secrets: {K: '{{ vault_key }}'}\n# {{ vault_other }}\n"}
+    with pytest.raises(Failure) as caught:
+        secrets.require(secrets.gather({"BLUEGREEN_SSH_KEY": ""}), texts)
+    assert caught.value.code == 3
+    for said in ("3 secrets are missing", "BLUEGREEN_SSH_KEY", "BLUEGREEN_KNOWN_HOSTS", "BLUEGREEN_SECRET_KEY: group_"):
+        assert said in str(caught.value)
+    assert "OTHER" not in str(caught.value)
+
+
+def test_a_vault_needs_its_password_and_no_other_secret() -> None:
+    texts = HOSTS | {"inventories/production/vault.yml": "$ANSIBLE_VAULT;1.1;AES256\n", "a.yml": "{{ vault_key }}"}
+    given = secrets.gather(LOGIN)
+    assert secrets.missing(given, texts) == ["BLUEGREEN_VAULT_PASSWORD: inventories/production/vault.yml is encrypted"]
+    assert secrets.missing(secrets.gather(LOGIN | {"BLUEGREEN_VAULT_PASSWORD": "x"}), texts) == []
+
+
+def test_an_inventory_with_its_own_key_needs_none() -> None:
+    texts = {"hosts.yml": "ansible_ssh_private_key_file: id\nansible_ssh_common_args: -o UserKnownHostsFile=x"}
+    assert secrets.missing(secrets.gather({}), texts) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"BLUEGREEN_PASSWORD": "x"}, "BLUEGREEN_PASSWORD is not known"),
+        ({"BLUEGREEN_SECRET_lower": "x"}, "BLUEGREEN_SECRET_lower is not known"),
+        ({"BLUEGREEN_SSH_KEY": "x", "BLUEGREEN_SSH_KEY_FILE": "y"}, "are both given"),
+        ({"BLUEGREEN_SSH_KEY_FILE": "/nowhere"}, "cannot be read: No such file or directory"),
+    ],
+)
+def test_a_secret_that_cannot_be_meant_is_refused(given: dict[str, str], said: str) -> None:
+    with pytest.raises(Failure, match=said):
+        secrets.gather(given)
+
+
+def test_a_file_stands_for_a_value_and_the_name_for_a_variable() -> None:
+    found = secrets.gather({"BLUEGREEN_SECRET_API_KEY_FILE": "/f"}, lambda name, path: f"{name} {path}")
+    assert found.values == {"vault_api_key": "BLUEGREEN_SECRET_API_KEY_FILE /f"}
+
+
+@given(st.text(st.characters(codec="utf-8")))
+@example("0123")
+@example("{{ 7 * 7 }}")
+def test_a_value_arrives_as_it_is_and_is_no_template(text: str) -> None:
+    from ansible.parsing.utils.yaml import from_yaml
+    from ansible.template import is_trusted_as_template, trust_as_template
+
+    found = from_yaml(trust_as_template(secrets.variables_file({"vault_x": text})))
+    assert found == {"vault_x": text}
+    assert not is_trusted_as_template(found["vault_x"])
+
+
+VISIBLE = st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="*")
+
+
+@given(st.text(VISIBLE, min_size=4))
+def test_a_secret_is_hidden_however_it_is_quoted(text: str) -> None:
+    redact = secrets.redacter(secrets.masks([text]))
+    quoted = [text, json.dumps(text), json.dumps(json.dumps([text])), repr(text), json.dumps(repr([text]))]
+    quoted += [shlex.quote(text), yaml.safe_dump(text, default_style="'", width=1 << 20), json.dumps(f"a{text}b")]
+    for form in quoted:
+        assert "***" in redact(form), form
+
+
+def test_each_line_of_a_long_secret_is_hidden_but_not_its_frame() -> None:
+    assert secrets.masks(["-----BEGIN-----\nline-one\n}\n", "x", ""]) == ["line-one", "x"]
+
+
+def test_the_environment_of_the_second_run_holds_nothing_but_paths() -> None:
+    given = {"PATH": "/bin", "LC_ALL": "C", "AWS_KEY": "s", "GITHUB_TOKEN": "s", "BLUEGREEN_SSH_KEY": "s"}
+    assert hidden.split(given) == ({"PATH": "/bin", "LC_ALL": "C"}, {"BLUEGREEN_SSH_KEY": "s"})
