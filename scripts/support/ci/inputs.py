@@ -60,6 +60,7 @@ secrets, from the environment (an empty one is a missing one; NAME_FILE names a 
   BLUEGREEN_KNOWN_HOSTS     the host keys of all hosts, as in ~/.ssh/known_hosts (not secret)
   BLUEGREEN_VAULT_PASSWORD  where the inventory has files that ansible-vault encrypted
   BLUEGREEN_SECRET_<NAME>   the variable vault_<name>, instead of a vault
+  BLUEGREEN_SECRETS         several of them as a JSON object: {"<NAME>": "<value>"}
 
 exit status:
   0  the fleet serves what was asked for          5  it failed before any visitor was moved

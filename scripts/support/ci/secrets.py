@@ -16,6 +16,7 @@ from support.common import REPO, Failure
 UNUSABLE = 3  # exit status
 SSH_KEY, KNOWN_HOSTS, VAULT_PASSWORD = "BLUEGREEN_SSH_KEY", "BLUEGREEN_KNOWN_HOSTS", "BLUEGREEN_VAULT_PASSWORD"
 VALUE = re.compile(r"BLUEGREEN_SECRET_([A-Z][A-Z0-9_]*)")
+SEVERAL = "BLUEGREEN_SECRETS"  # a JSON object: a reusable workflow cannot hand on names that it does not know
 ENCRYPTED = "$ANSIBLE_VAULT;"
 SHORTEST = 4  # characters: hiding a shorter line of a longer text would blacken half the log
 HIDDEN = "***"
@@ -44,11 +45,22 @@ def read_file(name: str, path: str) -> str:
         raise Failure(f"the file that {name} names cannot be read: {why}", UNUSABLE) from None
 
 
+def several(text: str) -> dict[str, str]:
+    """The secrets that BLUEGREEN_SECRETS holds, by the names that they would have alone. Raises Failure."""
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise Failure(f'{SEVERAL} must be a JSON object of texts, for example {{"SECRET_KEY": "…"}}', UNUSABLE)
+    return {f"BLUEGREEN_SECRET_{name}": value for name, value in found.items()}
+
+
 def gather(given: Mapping[str, str], read: Callable[[str, str], str] = read_file) -> Secrets:
     """The secrets of an environment; NAME_FILE stands for a file's content. Raises Failure."""
     texts: dict[str, str] = {}
-    for name, text in given.items():
-        if not text:
+    for name, text in (several(given.get(SEVERAL, "")) | dict(given)).items():
+        if not text or name == SEVERAL:
             continue  # GitHub gives an empty text for a secret that is not there
         plain = name.removesuffix("_FILE")
         if plain not in (SSH_KEY, KNOWN_HOSTS, VAULT_PASSWORD) and not VALUE.fullmatch(plain):

@@ -42,6 +42,8 @@ def test_an_inventory_with_its_own_key_needs_none() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"BLUEGREEN_SECRETS": "[1]"}, "must be a JSON object of texts"),
+        ({"BLUEGREEN_SECRETS": '{"a b": "x"}'}, "BLUEGREEN_SECRET_a b is not known"),
         ({"BLUEGREEN_PASSWORD": "x"}, "BLUEGREEN_PASSWORD is not known"),
         ({"BLUEGREEN_SECRET_lower": "x"}, "BLUEGREEN_SECRET_lower is not known"),
         ({"BLUEGREEN_SSH_KEY": "x", "BLUEGREEN_SSH_KEY_FILE": "y"}, "are both given"),
@@ -51,6 +53,11 @@ def test_an_inventory_with_its_own_key_needs_none() -> None:
 def test_a_secret_that_cannot_be_meant_is_refused(given: dict[str, str], said: str) -> None:
     with pytest.raises(Failure, match=said):
         secrets.gather(given)
+
+
+def test_several_secrets_can_stand_in_one() -> None:
+    found = secrets.gather({"BLUEGREEN_SECRETS": '{"API_KEY": "a\\nb"}', "BLUEGREEN_SECRET_OTHER": "o"})
+    assert found.values == {"vault_api_key": "a\nb", "vault_other": "o"}
 
 
 def test_a_file_stands_for_a_value_and_the_name_for_a_variable() -> None:
