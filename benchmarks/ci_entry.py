@@ -128,7 +128,7 @@ def page(found: dict[str, list[tuple[Took, Took]]], rounds: int) -> str:
         "|---|---|---|---|---|---|",
         *(row(name, pairs) for name, pairs in found.items()),
         "",
-        "Median (smallest–largest), in seconds, of an empty playbook on this machine; *added*: the difference in a pair.",
+        "Median (smallest–largest), in seconds, of an empty playbook here; *added*: the difference in a pair.",
         f"The aim is at most {LIMIT:g} s. Processor time hardly depends on what else the machine does.",
         "",
         f"Again: `benchmarks/ci_entry.py --rounds {rounds}`",

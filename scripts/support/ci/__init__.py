@@ -1,6 +1,7 @@
 """scripts/deploy: a run of Ansible from a CI job, with its secrets.
 
-chatops  a command in a comment
+chatops, with_key, scan: programs of their own, for the other jobs of a pipeline
+
 hidden   the environment becomes one without secrets
 inputs   what was asked for, checked by full match          secrets  what was given, what is missing, what is masked
 private  a directory in memory, an agent for the SSH key    processes  everything that a run started, and its end

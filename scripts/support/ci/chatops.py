@@ -18,9 +18,10 @@ from support.common import Failure
 REFUSED, NOTHING = 4, "none"
 ENVIRONMENT = r"(?P<environment>[a-z][a-z0-9_-]{0,30})"
 SHA = r"[0-9a-f]{6,40}"
+SHARES = r"[1-9][0-9]?(?:,[1-9][0-9]?)*"
 COMMANDS = {
     "deploy": (rf"/deploy +{ENVIRONMENT} +(?P<sha>{SHA})", "/deploy production abc123"),
-    "canary": (rf"/canary +{ENVIRONMENT} +(?P<sha>{SHA}) +(?P<canary>[1-9][05]?(?:,[1-9][05]?)*)", "/canary production abc123 5"),
+    "canary": (rf"/canary +{ENVIRONMENT} +(?P<sha>{SHA}) +(?P<canary>{SHARES})", "/canary production abc123 5"),
     "rollback": (rf"/rollback +{ENVIRONMENT}(?: +(?P<to>{SHA}))?", "/rollback production"),
     "status": (rf"/status +{ENVIRONMENT}", "/status production"),
 }  # fmt: skip

@@ -33,11 +33,16 @@ def split(environment: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str
     return plain, given
 
 
-def hide() -> None:
-    """Run the program again, by the project's Python, with a plain environment. Returns in the second run."""
+def hide(everything_else: bool = False) -> None:
+    """Run the program again, by the project's Python, with a plain environment. Returns in the second run.
+
+    everything_else: only what is ours leaves the environment.
+    """
     if FD in os.environ:
         return
     plain, given = split(os.environ)
+    if everything_else:
+        plain = {name: text for name, text in os.environ.items() if name not in given}
     handle = os.memfd_create("bluegreen", 0)  # 0: it stays open across exec
     with open(handle, "w", encoding="utf-8", errors="surrogateescape", closefd=False) as out:
         json.dump(given, out)

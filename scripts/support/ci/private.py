@@ -67,8 +67,8 @@ class Private:
             out.write(text)
         return path
 
-    def start_agent(self, key: str) -> Path:
-        """Give the key to an agent of its own; returns its socket. Raises Failure."""
+    def start_agent(self, key: str, name: str = SSH_KEY) -> Path:
+        """Give the key to an agent of its own; returns its socket. Raises Failure with the key's name."""
         socket = self.path / "agent"
         quiet = {"PATH": os.environ.get("PATH", os.defpath), "SSH_ASKPASS_REQUIRE": "never"}
         said = subprocess.run(
@@ -90,7 +90,7 @@ class Private:
             check=False,
         )
         if added.returncode:
-            raise Failure(f"{SSH_KEY} cannot be used: it is no private key, or it has a passphrase", UNUSABLE)
+            raise Failure(f"{name} cannot be used: it is no private key, or it has a passphrase", UNUSABLE)
         return socket
 
     def end(self) -> None:

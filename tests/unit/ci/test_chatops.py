@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.ci import chatops
 from support.common import Failure
 
-JOB = {"ACTOR": "alice", "PERMITTED": "Alice, bob", "ENVIRONMENTS": "staging production"}
+JOB = {"ACTOR": "alice", "PERMITTED": "Alice, bob", "ENVIRONMENTS": "staging production, qa"}
 
 
 def said(comment: str, **more: str) -> dict[str, str]:
@@ -23,7 +23,7 @@ def said(comment: str, **more: str) -> dict[str, str]:
     ("comment", "expected"),
     [
         ("/deploy production abc123", {"verb": "deploy", "environment": "production", "sha": "abc123"}),
-        ("/canary staging abc123 5,25\r\n", {"verb": "deploy", "environment": "staging", "sha": "abc123", "canary": "5,25"}),
+        ("/canary qa abc123 5,25\r\n", {"verb": "deploy", "environment": "qa", "sha": "abc123", "canary": "5,25"}),
         ("/rollback production", {"verb": "rollback", "environment": "production"}),
         ("/rollback production abc123", {"verb": "rollback", "environment": "production", "to": "abc123"}),
         ("/status production", {"verb": "status", "environment": "production"}),
@@ -43,7 +43,7 @@ def test_a_comment_is_a_command_or_none(comment: str, expected: dict[str, str]) 
         ("/deploy production abc123\n::set-output name=sha::def456", {}),
         ("/deploy production --env=x", {}),
         ("/canary production abc123 5\nsha=def456", {}),
-        ("/deploy qa abc123", {}),
+        ("/deploy test abc123", {}),
         ("/deploy production abc123", {"ACTOR": "mallory"}),
         ("/deploy production abc123", {"ACTOR": ""}),
         ("/deploy production abc123", {"PERMITTED": ""}),
