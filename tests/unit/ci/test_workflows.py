@@ -1,0 +1,97 @@
+"""The workflows: pinned, without rights that they do not need, thin, and called as they can be called."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPO = Path(__file__).parents[3]
+OURS = sorted((REPO / ".github" / "workflows").glob("*.yml"))
+EXAMPLES = sorted((REPO / "examples" / "workflows").glob("*.yml"))
+CALLED = re.compile(r"(?:\./|example-org/bluegreen/)\.github/workflows/(?P<name>[a-z-]+\.yml)(?:@0{40})?")
+LONGEST = 3  # commands of a step
+
+
+def load(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.load(path.read_text(), Loader=yaml.BaseLoader)
+    return found
+
+
+def named(paths: list[Path]) -> Any:
+    return pytest.mark.parametrize("path", paths, ids=[path.name for path in paths])
+
+
+def steps(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    return [step for job in workflow["jobs"].values() for step in job.get("steps", [])]
+
+
+@named(OURS + EXAMPLES)
+def test_rights_are_given_by_the_job_that_needs_them(path: Path) -> None:
+    workflow = load(path)
+    assert workflow["permissions"] == {}
+    assert [name for name, job in workflow["jobs"].items() if "permissions" not in job] == []
+
+
+@named(OURS)
+def test_actions_are_pinned_by_commit_with_their_version(path: Path) -> None:
+    used = re.findall(r"uses: (?!\./)(.*)", path.read_text())
+    assert [line for line in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
+
+
+def test_an_action_has_one_pin_in_all_workflows() -> None:
+    pins = {line for path in OURS for line in re.findall(r"uses: (actions/.*)", path.read_text())}
+    assert len(pins) == len({pin.split("@")[0] for pin in pins})
+
+
+@named(OURS)
+def test_no_step_runs_text_that_others_wrote(path: Path) -> None:
+    assert [step["run"] for step in steps(load(path)) if "${{" in step.get("run", "")] == []
+
+
+@named(OURS)
+def test_jobs_end_and_checkouts_keep_no_token(path: Path) -> None:
+    workflow = load(path)
+    assert [name for name, job in workflow["jobs"].items() if "uses" not in job and "timeout-minutes" not in job] == []
+    kept = [step for step in steps(workflow) if "actions/checkout@" in step.get("uses", "")]
+    assert [step for step in kept if step.get("with", {}).get("persist-credentials") != "false"] == []
+
+
+@named(OURS)
+def test_logic_is_in_scripts(path: Path) -> None:
+    long = [step["name"] for step in steps(load(path)) if len(step.get("run", "").strip().splitlines()) > LONGEST + 1]
+    assert long == []
+
+
+@named(OURS)
+def test_scripts_that_are_called_are_there(path: Path) -> None:
+    called = set(re.findall(r"\bscripts/[a-z-]+", "\n".join(step.get("run", "") for step in steps(load(path)))))
+    missing = {name for name in called if not (REPO / name).exists()}
+    assert missing <= {"scripts/check-migrations"}
+
+
+def test_deploys_and_rollbacks_share_a_group_and_are_never_cancelled() -> None:
+    job = load(REPO / ".github" / "workflows" / "app-run.yml")["jobs"]["run"]
+    assert job["concurrency"]["cancel-in-progress"] == "false"
+    assert job["concurrency"]["queue"] == "max"
+    assert "inputs.environment" in job["concurrency"]["group"]
+    run = next(step["run"] for step in job["steps"] if step["name"] == "Run")
+    assert run.startswith("exec scripts/deploy ")
+    others = [path.name for path in OURS if path.name != "app-run.yml" and "scripts/deploy " in path.read_text()]
+    assert others == []
+
+
+@named(OURS + EXAMPLES)
+def test_calls_fit_what_is_called(path: Path) -> None:
+    for name, job in load(path)["jobs"].items():
+        if "uses" not in job:
+            continue
+        found = CALLED.fullmatch(job["uses"])
+        assert found, f"{name}: {job['uses']}"
+        offered = load(REPO / ".github" / "workflows" / found["name"])["on"]["workflow_call"]
+        required = {key for key, item in offered["inputs"].items() if item.get("required") == "true"}
+        assert required <= set(job["with"]) <= set(offered["inputs"])
+        assert set(job.get("secrets", {})) <= set(offered["secrets"])
