@@ -94,4 +94,5 @@ def test_calls_fit_what_is_called(path: Path) -> None:
         offered = load(REPO / ".github" / "workflows" / found["name"])["on"]["workflow_call"]
         required = {key for key, item in offered["inputs"].items() if item.get("required") == "true"}
         assert required <= set(job["with"]) <= set(offered["inputs"])
-        assert set(job.get("secrets", {})) <= set(offered["secrets"])
+        # what its caller does not name a called workflow does not get, not even from its own environment
+        assert job["secrets"] == {name: f"${{{{ secrets.{name} }}}}" for name in offered["secrets"]}
