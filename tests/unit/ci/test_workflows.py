@@ -96,3 +96,10 @@ def test_calls_fit_what_is_called(path: Path) -> None:
         assert required <= set(job["with"]) <= set(offered["inputs"])
         # what its caller does not name a called workflow does not get, not even from its own environment
         assert job["secrets"] == {name: f"${{{{ secrets.{name} }}}}" for name in offered["secrets"]}
+
+
+def test_production_comes_after_staging_and_load_and_only_if_neither_failed() -> None:
+    job = load(REPO / ".github" / "workflows" / "app-deploy.yml")["jobs"]["then"]
+    assert job["needs"] == ["first", "load"]
+    for stops in ("!cancelled()", "!contains(needs.*.result, 'failure')", "!contains(needs.*.result, 'cancelled')"):
+        assert stops in job["if"]
