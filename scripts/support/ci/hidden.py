@@ -23,12 +23,14 @@ PLAIN = frozenset(
         "SSL_CERT_DIR", "SSL_CERT_FILE", "TERM", "TMPDIR", "TZ", "USER",
     )
 )  # fmt: skip
+PROXIES = ("http_proxy", "https_proxy", "no_proxy")  # plain unless they hold a password
 GIVEN = "BLUEGREEN_"  # the variables that scripts/deploy itself reads; see secrets.py
 
 
 def split(environment: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """The plain part of an environment, and the part that is ours and may be secret. The rest belongs to neither."""
     plain = {name: text for name, text in environment.items() if name in PLAIN or name.startswith("LC_")}
+    plain |= {name: text for name, text in environment.items() if name.lower() in PROXIES and "@" not in text}
     given = {name: text for name, text in environment.items() if name.startswith(GIVEN) and name != FD}
     return plain, given
 

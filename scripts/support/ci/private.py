@@ -21,14 +21,19 @@ from support.common import Failure, program
 
 MEMORY = Path("/dev/shm")  # noqa: S108  in memory, and the directory made in it is the user's alone
 # Ends when this process does: its stdin is a pipe of which only this process holds the other end.
-GUARD = """trap '' INT TERM HUP
+GUARD = r"""trap '' INT TERM HUP
 agent=0
 while read -r word; do
   [ "$word" = done ] && exit
   agent=$word
 done
 [ "$agent" = 0 ] || kill "$agent"
-for again in 1 2 3 4 5 6 7 8 9; do # a run that lives on for a moment may still write
+for again in 1 2 3 4 5 6 7 8 9; do
+  # what the run had started, which has this directory in its environment, would go on without anybody to see it
+  for found in $(grep -lsz "^TMPDIR=$1/tmp\$" /proc/[0-9]*/environ); do
+    found=${found#/proc/}
+    kill -KILL "${found%/environ}"
+  done
   rm -rf -- "$1" && exit
   sleep 1
 done
@@ -121,8 +126,10 @@ def private() -> Iterator[Private]:
     base = MEMORY if in_memory() else None
     if base is None:
         print(f"deploy: {MEMORY} cannot be used: secrets stand on a disk while this runs", file=sys.stderr)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     found = Private(Path(tempfile.mkdtemp(prefix="bluegreen-", dir=base)))
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # a signal that came meanwhile is handled here
         yield found
     finally:
         found.end()

@@ -205,7 +205,10 @@ def leaves(value: Any) -> list[str]:
 
 
 def vault_texts(texts: Mapping[str, str], password: str) -> list[str]:
-    """Every value that the encrypted files hold, to hide them as well. Raises Failure if the password opens none."""
+    """The values that encrypted files hold, to hide them as well. Raises Failure if the password does not open one.
+
+    Without the very short ones: a vault also holds ports and names, which would blacken half the log.
+    """
     encrypted = {path: text for path, text in texts.items() if text.startswith(ENCRYPTED)}
     if not encrypted:
         return []
@@ -222,4 +225,4 @@ def vault_texts(texts: Mapping[str, str], password: str) -> list[str]:
             found += leaves(yaml.load(plain, Loader=Loader))  # noqa: S506  a SafeLoader
         except yaml.YAMLError:
             found += plain.splitlines()
-    return found
+    return [text for text in found if len(text) >= SHORTEST]

@@ -18,6 +18,15 @@ import pytest
 MEMORY = Path("/dev/shm")
 
 
+def started_by(place: Path) -> list[Path]:
+    """The processes of a run, which have its directory in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            found += [path] if str(place).encode() in path.read_bytes() else []
+    return found
+
+
 def leftovers() -> set[str]:
     return {path.name for path in MEMORY.glob("bluegreen-*")} if MEMORY.is_dir() else set()
 
@@ -163,7 +172,7 @@ def test_no_secret_shows_anywhere(site: Any, tmp_path: Path, private_key: str) -
     marks = ["sentinel-", *(line for line in private_key.splitlines() if not line.startswith("-----"))]
     sampler = Sampler([mark.encode() for mark in marks])
     job = site.start("rollback", "--env", "test", "--result", "result.json", "-vvv", "--diff", **secrets, **github)
-    wait_until(lambda: b"BLUEGREEN_SECRET" not in Path(f"/proc/{job.pid}/environ").read_bytes())
+    wait_until(lambda: b"BLUEGREEN_HIDDEN_FD" in Path(f"/proc/{job.pid}/environ").read_bytes())
     sampler.start()
     output, _ = job.communicate(timeout=120)
     sampler.done.set()
@@ -210,11 +219,13 @@ def test_killed_outright_it_leaves_no_secret_and_no_agent(site: Any, private_key
     job = site.start("rollback", "--env", "test", BLUEGREEN_SSH_KEY=private_key)
     wait_until(lambda: "route" in site.verbs())
     place = next(MEMORY / name for name in leftovers() - before)
-    agent = (place / "agent").resolve()
+    agent = place / "agent"
     assert agent.exists()
+    assert started_by(place)
     job.kill()
     job.wait()
     wait_until(lambda: not place.exists())
+    wait_until(lambda: not started_by(place))
     asked = subprocess.run(
         ["ssh-add", "-l"], env={"SSH_AUTH_SOCK": str(agent), "PATH": os.environ["PATH"]}, check=False
     )

@@ -95,4 +95,8 @@ def test_each_line_of_a_long_secret_is_hidden_but_not_its_frame() -> None:
 
 def test_the_environment_of_the_second_run_holds_nothing_but_paths() -> None:
     given = {"PATH": "/bin", "LC_ALL": "C", "AWS_KEY": "s", "GITHUB_TOKEN": "s", "BLUEGREEN_SSH_KEY": "s"}
-    assert hidden.split(given) == ({"PATH": "/bin", "LC_ALL": "C"}, {"BLUEGREEN_SSH_KEY": "s"})
+    given |= {"https_proxy": "http://192.0.2.1:3128", "HTTP_PROXY": "http://user:s@192.0.2.1"}
+    assert hidden.split(given) == (
+        {"PATH": "/bin", "LC_ALL": "C", "https_proxy": "http://192.0.2.1:3128"},
+        {"BLUEGREEN_SSH_KEY": "s"},
+    )
