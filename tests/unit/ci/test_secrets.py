@@ -100,3 +100,14 @@ def test_the_environment_of_the_second_run_holds_nothing_but_paths() -> None:
         {"PATH": "/bin", "LC_ALL": "C", "https_proxy": "http://192.0.2.1:3128"},
         {"BLUEGREEN_SSH_KEY": "s"},
     )
+
+
+def test_a_vault_is_opened_to_hide_what_it_holds_and_a_wrong_password_is_said() -> None:
+    from ansible.parsing.vault import VaultLib, VaultSecret
+
+    plain = b"a: value-one\nb: {c: [value-two, 1234567]}\nd: !unsafe value-three\nport: 22\n"
+    texts = {"v.yml": VaultLib([("default", VaultSecret(b"right"))]).encrypt(plain).decode()}
+    assert secrets.vault_texts(texts, "right") == ["value-one", "value-two", "1234567", "value-three"]
+    with pytest.raises(Failure, match=r"BLUEGREEN_VAULT_PASSWORD does not open v\.yml") as caught:
+        secrets.vault_texts(texts, "wrong")
+    assert caught.value.code == 3
