@@ -24,6 +24,7 @@ from support.common import REPO, Failure, write_atomic
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WAY_BACK = 8.0  # seconds: GitHub kills a cancelled job 10 s after the first signal (docs/ci.md)
 OK, BUG, REFUSED, FAILED, REVERTED, CANCELLED, CONFIRMED, UNKNOWN = 0, 1, 4, 5, 6, 7, 8, 9
+CONNECTION, SECRETS = "connection.json", "secrets.json"  # files of variables, for the run and for its way back
 GOOD = ("live", "rolled back", "nothing to do", "planned", "status", "unlock")
 
 
@@ -159,18 +160,18 @@ def prepare(request: Request, found: Secrets, place: Private, tty: bool) -> list
     agent = place.start_agent(found.ssh_key) if found.ssh_key else None
     known = place.write("known_hosts", f"{found.known_hosts}\n") if found.known_hosts else None
     vault = place.write("vault_password", found.vault_password) if found.vault_password else None
-    values = place.write("secrets.json", secrets.variables_file(found.values)) if found.values else None
-    asked = place.write("inputs.json", json.dumps(dict(request.variables))) if request.variables else None
+    place.write(CONNECTION, json.dumps(play.connection(known)))
+    place.write(SECRETS, secrets.variables_file(found.values))
+    asked = place.write("inputs.json", json.dumps(dict(request.variables)))
     play.use(play.environment(os.environ, place.path, agent=agent, known_hosts=known, vault=vault, tty=tty))
-    return inputs.words(request, asked, values)
+    return inputs.words(request, [place.path / CONNECTION, place.path / SECRETS, asked])
 
 
 def way_back(record: Record, request: Request, place: Private, stop: Stop, out: Output) -> Record:
     """Take back what a run left that was cut short, within WAY_BACK seconds of the signal. Returns its record."""
     found = Record()
     hosts = place.write("cancel.json", json.dumps(cancel.inventory(record), default=str))
-    values = place.path / "secrets.json"
-    words = [*inputs.words(request, None, values if values.exists() else None), "-i", str(hosts)]
+    words = [*inputs.words(request, [place.path / CONNECTION, place.path / SECRETS]), "-i", str(hosts)]
     with stop.running(place.keep(), until=stop.at + WAY_BACK):
         play.play(REPO / "playbooks" / "cancel.yml", words, place.path / "back", out.handler(found))
     return found

@@ -179,10 +179,10 @@ def playbook(verb: str) -> Path:
     return REPO / f"{verb}.yml"
 
 
-def words(request: Request, variables_file: Path | None, secrets_file: Path | None) -> list[str]:
+def words(request: Request, files: Sequence[Path]) -> list[str]:
     """What is said to ansible-playbook besides the playbook: paths and flags, never a value."""
     found = ["-i", str(REPO / "inventories" / request.environment)]
-    found += [word for path in (variables_file, secrets_file) if path for word in ("-e", f"@{path}")]
+    found += [word for path in files for word in ("-e", f"@{path}")]
     found += ["--check"] * request.check + ["--diff"] * request.diff
     return found + ([f"-{'v' * request.verbosity}"] if request.verbosity else [])
 

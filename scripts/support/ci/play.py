@@ -15,7 +15,7 @@ KEPT = ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID", "CI_JOB_URL")
 
 
 def ssh_args(config: Path = REPO / "ansible.cfg", known_hosts: Path | None = None) -> str:
-    """The arguments of every ssh. Those of the run come first, and ssh takes the first: no inventory undoes them."""
+    """The arguments of every ssh. Those of the run come first, and ssh takes the first."""
     parsed = configparser.ConfigParser(interpolation=None)
     parsed.read(config, encoding="utf-8")
     strict = ["-o", "StrictHostKeyChecking=yes"]
@@ -23,6 +23,11 @@ def ssh_args(config: Path = REPO / "ansible.cfg", known_hosts: Path | None = Non
         strict += ["-o", f'UserKnownHostsFile="{known_hosts}"', "-o", "GlobalKnownHostsFile=/dev/null"]
     usual = parsed.get("ssh_connection", "ssh_args", fallback="")
     return f"{shlex.join(strict)} {usual}".strip()
+
+
+def connection(known_hosts: Path | None) -> dict[str, str | bool]:
+    """Variables for `-e`, which win over any inventory. What a host needs beside has ansible_ssh_common_args."""
+    return {"ansible_ssh_args": ssh_args(known_hosts=known_hosts), "ansible_host_key_checking": True}
 
 
 def environment(

@@ -27,7 +27,7 @@ def test_a_deploy_becomes_variables_and_paths_only() -> None:
         ["deploy", "--env=production", "--sha=abc123", "--canary=5,25", "--watch=30", "--wait=", "--retry-bad"]
     )
     assert request.variables == {"sha": "abc123", "canary": "5,25", "watch": "30", "retry_bad": True}
-    words = inputs.words(request, Path("/m/inputs.json"), Path("/m/secrets.json"))
+    words = inputs.words(request, [Path("/m/inputs.json"), Path("/m/secrets.json")])
     assert words == [
         "-i", str(INVENTORIES / "production"), "-e", "@/m/inputs.json", "-e", "@/m/secrets.json",
     ]  # fmt: skip

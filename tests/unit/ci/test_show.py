@@ -57,6 +57,7 @@ def test_no_inventory_can_switch_the_check_of_host_keys_off(tmp_path: object) ->
     words = play.ssh_args(known_hosts=Path("/m/known_hosts"))
     assert words.startswith("-o StrictHostKeyChecking=yes -o 'UserKnownHostsFile=\"/m/known_hosts\"'")
     assert "ControlMaster=auto" in words
+    assert play.connection(Path("/m/known_hosts")) == {"ansible_ssh_args": words, "ansible_host_key_checking": True}
     found = play.environment({}, Path("/m"), agent=None, known_hosts=None, vault=None, tty=False)
     assert found["ANSIBLE_HOST_KEY_CHECKING"] == "True"
 
