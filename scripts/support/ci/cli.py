@@ -93,7 +93,6 @@ def main(arguments: list[str]) -> int:
     stop = Stop()
     for number in (*SIGNALS, signal.SIGALRM):
         signal.signal(number, stop)
-    os.umask(0o077)
     given = hidden.given()
     github = os.environ.get("GITHUB_ACTIONS") == "true"
     request: Request | None = None
@@ -185,7 +184,8 @@ def ending(record: Record, rc: int, *, cancelled: bool, back: Record | None) -> 
         return {"back": ("cancelled", CANCELLED), "confirmed": (final, CONFIRMED)}.get(said, ("unknown", UNKNOWN))
     if record.outcome is not None:
         end = str(record.outcome.get("ending"))
-        unsure = end == "reverted" and any(not record.passed("revert", host) for host in record.answers["revert"])
+        went = record.answers.get("revert", {})
+        unsure = end == "reverted" and not (went and all(record.passed("revert", host) for host in went))
         status = OK if record.outcome.get("ok") else {"refused": REFUSED, "reverted": REVERTED}.get(end, FAILED)
         return ("unknown", UNKNOWN) if unsure else (end, status)
     if cancelled:

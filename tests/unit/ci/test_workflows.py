@@ -103,3 +103,10 @@ def test_production_comes_after_staging_and_load_and_only_if_neither_failed() ->
     assert job["needs"] == ["first", "load"]
     for stops in ("!cancelled()", "!contains(needs.*.result, 'failure')", "!contains(needs.*.result, 'cancelled')"):
         assert stops in job["if"]
+
+
+def test_every_scenario_runs_in_ci_and_once() -> None:
+    matrix = load(REPO / ".github" / "workflows" / "ci.yml")["jobs"]["molecule"]["strategy"]["matrix"]
+    named = [name for row in matrix["include"] for name in row.get("scenarios", "").split()]
+    there = [path.parent.name for path in (REPO / "molecule").glob("*/molecule.yml") if path.parent.name != "default"]
+    assert sorted(named) == sorted(there)
