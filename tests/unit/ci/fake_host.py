@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-OLD, NEW = "a" * 40, "b" * 40
+OLD, NEW, NEXT = "a" * 40, "b" * 40, "c" * 40
 
 
 def record(sha: str, generation: int) -> dict[str, object]:
@@ -37,6 +37,8 @@ def answer(verb: str, step: dict[str, object], deploy_id: str) -> dict[str, obje
     return {
         "lease": {"released": True, "lease": None, "error": None},
         "status": STATUS,
+        "configure": {"release": f"{NEXT[:12]}-00000000", "changed": True},
+        "migrate": {"pending": ["shop.0002_note"], "applied": ["shop.0002_note"]},
         "route": {"colour": "green", "generation": 3},
         "decide": {"decision": "COMMIT"},
         "confirm": {"live": STATUS["live"], "changed": True},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -128,6 +129,61 @@ def test_a_host_that_does_not_answer_the_cancel_is_reported_within_10_s(site: An
     assert time.monotonic() - began < 10
     assert job.returncode == 9
     assert "not every host could be asked" in output
+
+
+DEPLOYABLE = """\
+app_name: shop
+migration_host: web1
+app_domain: shop.example.org
+app_settings_module: shop.settings
+app_wsgi: shop.wsgi:application
+rollout_watch: 1
+bluegreen_database_url: postgresql://a:b@192.0.2.1:5432/c
+"""
+
+
+def deployable(site: Any) -> None:
+    """Settings, and an artifact of which only the controller reads more than the name."""
+    (site.path / "inventories" / "test" / "group_vars" / "app_servers" / "app.yml").write_text(DEPLOYABLE)
+    name, sha, content = f"shop-{'c' * 40}-12345678", "c" * 40, b"an image"
+    store = site.path / "artifacts"
+    store.mkdir()
+    (store / f"{name}.squashfs").write_bytes(content)
+    image = {"file": f"{name}.squashfs", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    about = {"artifact": name, "app": "shop", "sha": sha, "ref": "main", "python": "3.13", "arch": "x86_64"}
+    manifest = {"format": 1, **about, "recipe_digest": f"12345678{'0' * 56}", "image": image}
+    (store / f"{name}.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.full
+def test_a_deploy_is_told_phase_by_phase_with_its_migrations(site: Any, tmp_path: Path) -> None:
+    deployable(site)
+    github = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md")}
+    status, output = site.run("deploy", "--env", "test", "--sha", "cccccc", "--result", "result.json", **github)
+    assert status == 0, output
+    result = site.result()
+    assert [phase["name"] for phase in result["phases"]] == [
+        "preflight", "stage", "plan_migrations", "migrate", "start", "smoke", "switch", "watch", "confirm",
+    ]  # fmt: skip
+    assert all(phase["seconds"] is not None for phase in result["phases"])
+    assert (result["migrations"], result["previous"]) == (["shop.0002_note"], "b" * 12)
+    assert r"Migrations: shop.0002\_note" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.full
+def test_a_deploy_that_is_cancelled_in_the_watch_goes_back_and_clears_up(site: Any) -> None:
+    deployable(site)
+    (site.host / "hang-extend").touch()
+    job = site.start("deploy", "--env", "test", "--sha", "cccccc", "--result", "result.json")
+    wait_until(lambda: sum(call["verb"] == "extend" for call in site.calls()) == 2)
+    (site.host / "hang-extend").unlink()
+    before = len(site.calls())
+    job.send_signal(signal.SIGINT)
+    output, _ = job.communicate(timeout=30)
+    assert job.returncode == 7, output
+    after = [call["verb"] for call in site.calls()[before:]]
+    assert [after.count(verb) for verb in ("revert", "abandon", "lease", "confirm")] == [2, 2, 2, 0]
+    assert site.result()["failure"]["what"].endswith("every host went back to bbbbbbbbbbbb")
 
 
 class Sampler(threading.Thread):
