@@ -42,6 +42,16 @@ class Paths:
         return self.root / "etc/bluegreen" / f"{self.app}.register"
 
     @property
+    def signers(self) -> Path:
+        """Who may sign artifacts, in ssh-keygen's format; not there where nobody was named."""
+        return self.root / "etc/bluegreen" / f"{self.app}.signers"
+
+    @property
+    def revoked(self) -> Path:
+        """Keys that may no longer sign."""
+        return self.root / "etc/bluegreen" / f"{self.app}.revoked"
+
+    @property
     def outdated(self) -> Path:
         """There while this host must serve nothing; nginx's unit looks for it."""
         return self.run / "outdated"
@@ -134,6 +144,7 @@ class HostConfig:
     min_free_mb: int = 512
     mount: bool = True
     register: bool = False
+    require_signature: bool = False
 
 
 def parse_config(text: str, path: str) -> HostConfig:

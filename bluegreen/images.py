@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import re
 import shutil
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from bluegreen import files, units
+from bluegreen import contents, files, privileges, units
 from bluegreen.config import HostConfig, Paths
-from bluegreen.errors import bad_input, check_failed, refused
+from bluegreen.errors import BluegreenError, bad_input, check_failed, refused
 
 FORMAT = 1
 MIB = 1 << 20
@@ -26,8 +28,11 @@ def parse_stem(app: str, stem: str) -> str:
     return match.group(1)
 
 
-def check_manifest(manifest: dict[str, Any], app: str) -> None:
-    """Refuse a manifest that is not this application's, not of this format, or not for this machine's kind."""
+def check_manifest(manifest: dict[str, Any], app: str, sha: str = "") -> None:
+    """Refuse a manifest that is not this application's, not of this format, or not of the commit that was asked for.
+
+    sha: the commit, 40 hex digits; empty where the caller does not say.
+    """
     if manifest.get("format") != FORMAT:
         raise bad_input(
             f"the manifest has format {manifest.get('format')!r}",
@@ -43,7 +48,40 @@ def check_manifest(manifest: dict[str, Any], app: str) -> None:
         or not isinstance(image.get("bytes"), int)
     ):
         raise bad_input("the manifest does not say the image's sha256 and size")
-    parse_stem(app, str(manifest.get("artifact")))
+    name = parse_stem(app, str(manifest.get("artifact")))
+    held = str(manifest.get("sha"))
+    if not name.startswith(f"{held}-") or len(held) != 40:
+        raise bad_input(f"the artifact {manifest.get('artifact')} is not of the commit that its manifest names")
+    if sha and held != sha:
+        # a signed manifest of another commit is a good one, and yet not what was asked for
+        raise check_failed(f"the artifact was built from {held[:12]}", f"asked for was {sha[:12]}", "look at the store")
+
+
+def check_origin(paths: Paths, config: HostConfig, manifest: dict[str, Any], armoured: str) -> dict[str, str] | None:
+    """Who signed the manifest, by the signers that provisioning wrote down; None where none were and none is needed.
+
+    Raises BluegreenError for a manifest that nobody trusted has signed.
+    """
+    provision = "see artifact_signers, then ansible-playbook provision.yml"
+    allowed = paths.signers.read_text(encoding="utf-8") if paths.signers.exists() else None
+    if allowed is None:
+        if config.require_signature:
+            raise refused("this host takes signed artifacts only, and knows no signer", str(paths.signers), provision)
+        return None
+    if not armoured:
+        raise check_failed(
+            f"{manifest['artifact']} is not signed",
+            "this host takes signed artifacts only (artifact_signers, artifact_require_signature)",
+            "sign it: scripts/build-artifact --sign KEY",
+        )
+    from bluegreen import signature  # only staging needs it
+
+    revoked = paths.revoked.read_bytes() if paths.revoked.exists() else b""
+    message = signature.text(manifest)
+    found: dict[str, str] = privileges.call(
+        lambda: signature.verify(message, armoured, allowed, revoked), timeout=4 * signature.PATIENCE
+    )
+    return found
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -129,24 +167,85 @@ def open_image(paths: Paths, config: HostConfig, name: str) -> str:
         problem = units.last_line(done.stderr)
     with contextlib.suppress(OSError):
         target.rmdir()
+    try:
+        unpack(paths, config, name)
+    except BluegreenError as other:
+        other.why = "; ".join(part for part in (f"it cannot be mounted here: {problem}", other.why) if part)
+        raise
+    return "unpack"
+
+
+def unpack(paths: Paths, config: HostConfig, name: str) -> None:
+    """Unpack an image into a directory of its own name, for a host that cannot mount. Raises BluegreenError.
+
+    A user without privileges unpacks, below a directory that only root may enter; then all of it becomes root's.
+    """
+    image, target = paths.images / f"{name}.squashfs", paths.images / name
+    check_space(paths, config, inspect(image, place_of(paths, name)).bytes)
     aside = paths.images / f"{files.TEMPORARY_PREFIX}unpack-{name}"
     shutil.rmtree(aside, ignore_errors=True)
-    done = units.run(
-        ("unsquashfs", "-no-xattrs", "-no-progress", "-quiet", "-dest", str(aside), str(image)),
-        timeout=600,
-        check=False,
-    )
-    if done.returncode:
+    aside.mkdir(mode=0o700)
+    try:
+        work = aside / "work"
+        work.mkdir(mode=0o700)
+        if probe := probe_account():
+            os.chown(work, probe.pw_uid, probe.pw_gid)
+        with readable(image), directory(work) as place:
+            privileges.call(lambda: contents.unpack(image, place), timeout=contents.UNPACK_SECONDS + 10)
+        with directory(work / "tree") as tree:
+            contents.settle(tree, os.getuid())
+        # one syncfs: thousands of single fsyncs took 11 s where this takes one
+        units.run(("sync", "--file-system", str(aside)))
+        os.rename(work / "tree", target)
+        files.fsync_directory(paths.images)
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        raise check_failed(
-            f"{image.name} can be neither mounted nor unpacked", f"{problem}; {units.last_line(done.stderr)}"
-        )
-    aside.chmod(0o755)
-    # one syncfs: thousands of single fsyncs took 11 s where this takes one
-    units.run(("sync", "--file-system", str(aside)))
-    os.rename(aside, target)
-    files.fsync_directory(paths.images)
-    return "unpack"
+
+
+def place_of(paths: Paths, name: str) -> str:
+    """The path that an image was built for; its absolute links lead there."""
+    return f"/srv/{paths.app}/images/{name}"
+
+
+def inspect(image: Path, place: str) -> contents.Contents:
+    """Look inside an image without opening it. Raises BluegreenError for what must not be in it; see contents.py."""
+    contents.claimed(image)
+    with readable(image):
+        lines = privileges.call(lambda: contents.listed(image), timeout=contents.LIST_SECONDS + 10)
+    return contents.examine(lines, place)
+
+
+def probe_account() -> pwd.struct_passwd | None:
+    """The account without privileges, where there is one and this is root."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam(privileges.PROBE_USER) if os.getuid() == 0 else None
+    return None
+
+
+@contextlib.contextmanager
+def readable(image: Path) -> Iterator[None]:
+    """Let the account without privileges read an image for a while; else it is root's alone."""
+    probe = probe_account()
+    if probe is None:
+        yield
+        return
+    os.chown(image, 0, probe.pw_gid)
+    os.chmod(image, 0o640)
+    try:
+        yield
+    finally:
+        os.chmod(image, 0o600)
+        os.chown(image, 0, 0)
+
+
+@contextlib.contextmanager
+def directory(path: Path) -> Iterator[int]:
+    """A directory's descriptor; never a link's."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def close_image(paths: Paths, name: str) -> None:
@@ -175,22 +274,59 @@ def check_space(paths: Paths, config: HostConfig, needed: int) -> None:
         )
 
 
-def take_from_inbox(paths: Paths, config: HostConfig, manifest: dict[str, Any], upload: str) -> Path:
-    """Copy an uploaded image into a root-owned file while hashing it. Returns the file's path.
+Keep = Callable[[IO[bytes]], None]
 
-    The deploy user owns the inbox, so nothing in it is trusted: no links, and the digest is of the bytes copied.
+
+def receive(paths: Paths, config: HostConfig, manifest: dict[str, Any], deliver: Callable[[Keep], object]) -> Path:
+    """Copy an image into a root-owned file while hashing it, and look inside. Returns the file's path.
+
+    `deliver` is given the function that reads the bytes; whoever sends them is not trusted. What is refused leaves
+    nothing behind. Raises BluegreenError.
     """
-    if os.path.basename(upload) != upload or upload.startswith("."):
-        raise bad_input(f"{upload!r} is not the name of a file in the inbox")
+    import hashlib  # slow to import, and only `stage` needs it
+
     name = parse_stem(paths.app, manifest["artifact"])
     wanted, size = manifest["image"]["sha256"], manifest["image"]["bytes"]
     check_space(paths, config, size)
     final = paths.images / f"{name}.squashfs"
     temporary = paths.images / f"{files.TEMPORARY_PREFIX}{name}.squashfs"
-    import hashlib  # slow to import, and only `stage` needs it
-
     digest = hashlib.sha256()
     copied = 0
+    try:
+        with open(temporary, "wb") as writer:
+            os.fchmod(writer.fileno(), 0o600)
+
+            def keep(reader: IO[bytes]) -> None:
+                nonlocal copied
+                while copied <= size and (chunk := reader.read(MIB)):
+                    copied += len(chunk)
+                    digest.update(chunk)
+                    writer.write(chunk)
+
+            deliver(keep)
+            writer.flush()
+            os.fsync(writer.fileno())
+        if copied != size or digest.hexdigest() != wanted:
+            why = f"sha256 {digest.hexdigest()[:12]}… instead of {wanted[:12]}…"
+            why = why if copied == size else f"{min(copied, size + 1)} bytes instead of {size}"
+            todo = "copy the artifact to the store again, or build it again"
+            raise check_failed(f"what came is not the image of {manifest['artifact']}", why, todo)
+        inspect(temporary, place_of(paths, name))
+        os.rename(temporary, final)
+    except OSError as problem:
+        temporary.unlink(missing_ok=True)
+        raise refused(f"the image cannot be copied to {paths.images}", str(problem.strerror)) from None
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    files.fsync_directory(paths.images)
+    return final
+
+
+def from_inbox(paths: Paths, upload: str) -> Callable[[Keep], object]:
+    """Delivers an uploaded image. The deploy user owns the inbox, so nothing in it is trusted: no links, no pipes."""
+    if os.path.basename(upload) != upload or upload.startswith("."):
+        raise bad_input(f"{upload!r} is not the name of a file in the inbox")
     try:
         source = os.open(paths.inbox / upload, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as problem:
@@ -198,33 +334,32 @@ def take_from_inbox(paths: Paths, config: HostConfig, manifest: dict[str, Any], 
     if not stat.S_ISREG(os.fstat(source).st_mode):
         os.close(source)
         raise bad_input(f"{upload} in the inbox is not a regular file")
-    try:
-        with os.fdopen(source, "rb") as reader, open(temporary, "wb") as writer:
-            os.fchmod(writer.fileno(), 0o600)
-            while chunk := reader.read(MIB):
-                copied += len(chunk)
-                if copied > size:
-                    break
-                digest.update(chunk)
-                writer.write(chunk)
-            writer.flush()
-            os.fsync(writer.fileno())
-    except OSError as problem:
-        temporary.unlink(missing_ok=True)
-        raise refused(f"{upload} cannot be copied to {paths.images}", str(problem.strerror)) from None
-    if copied != size or digest.hexdigest() != wanted:
-        temporary.unlink()
-        why = (
-            f"{copied} bytes instead of {size}"
-            if copied != size
-            else f"sha256 {digest.hexdigest()[:12]}… instead of {wanted[:12]}…"
+
+    def deliver(keep: Keep) -> None:
+        with os.fdopen(source, "rb") as reader:
+            keep(reader)
+
+    return deliver
+
+
+def from_store(source: dict[str, Any], size: int) -> Callable[[Keep], object]:
+    """Delivers an image from an https store: {url, accept, token, seconds}; a child without privileges fetches."""
+    from bluegreen import fetch  # slow to import, and only hosts that fetch for themselves need it
+
+    url, accept, token = (str(source.get(key) or "") for key in ("url", "accept", "token"))
+    seconds = source.get("seconds")
+    if type(seconds) not in (int, float) or not url:
+        raise bad_input("source must be an object with url and seconds")
+    bounds: dict[str, Any] = {"most": size, "seconds": float(seconds or 0)}
+
+    def deliver(keep: Keep) -> None:
+        privileges.stream(
+            lambda write: fetch.fetch(url, write, token=token, accept=accept, **bounds),
+            keep,
+            timeout=bounds["seconds"] + 10,
         )
-        raise check_failed(
-            f"{upload} is not the image of its manifest", why, "copy the artifact to the store again, or build it again"
-        )
-    os.rename(temporary, final)
-    files.fsync_directory(paths.images)
-    return final
+
+    return deliver
 
 
 def add_static(paths: Paths, name: str, hashed: list[str]) -> tuple[int, list[str]]:
@@ -265,9 +400,15 @@ def forget_upload(paths: Paths, upload: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def stage(paths: Paths, config: HostConfig, manifest: dict[str, Any], upload: str | None) -> dict[str, Any]:
-    """Make the artifact of `manifest` usable on this host; see the verb `stage`."""
-    check_manifest(manifest, paths.app)
+def stage(
+    paths: Paths,
+    config: HostConfig,
+    manifest: dict[str, Any],
+    upload: str | None,
+    source: dict[str, Any] | None = None,
+    signed: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Make the artifact of `manifest` usable on this host; see the verb `stage`. Its origin was checked before."""
     check_platform(manifest, os.uname().machine, host_glibc(), host_pythons())
     name = parse_stem(paths.app, manifest["artifact"])
     image = paths.images / f"{name}.squashfs"
@@ -280,17 +421,21 @@ def stage(paths: Paths, config: HostConfig, manifest: dict[str, Any], upload: st
         )
     complete = known is not None and image.exists() and image.stat().st_size == manifest["image"]["bytes"]
     if not complete:
-        if upload is None:
+        if upload is None and source is None:
             return {"have": False, "stop": True}
         close_image(paths, name)
         try:
-            take_from_inbox(paths, config, manifest, upload)
+            if upload is not None:
+                receive(paths, config, manifest, from_inbox(paths, upload))
+            elif source is not None:
+                receive(paths, config, manifest, from_store(source, manifest["image"]["bytes"]))
         finally:
-            forget_upload(paths, upload)
+            if upload is not None:
+                forget_upload(paths, upload)
     method = open_image(paths, config, name)
     added, differing = add_static(paths, name, manifest.get("static", {}).get("hashed", []))
-    if not complete:
-        files.write_json(paths.images / f"{name}.json", manifest)
+    if not complete or (signed and (known or {}).get("signed") != signed):
+        files.write_json(paths.images / f"{name}.json", {**manifest, "signed": signed})
     if upload:
         forget_upload(paths, upload)
     return {
@@ -299,6 +444,7 @@ def stage(paths: Paths, config: HostConfig, manifest: dict[str, Any], upload: st
         "method": method,
         "static_added": added,
         "static_differing": differing,
+        "signed": signed,
     }
 
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 from bluegreen.errors import BluegreenError, Code
 
@@ -17,10 +17,16 @@ PROBE_USER = "bluegreen"
 FORK = threading.Lock()  # a child must not begin while a thread is in the middle of something
 
 
-def call(work: Callable[[], Any], user: str = PROBE_USER, timeout: float = 600) -> Any:
+def call(
+    work: Callable[[], Any],
+    user: str = PROBE_USER,
+    timeout: float = 600,
+    meanwhile: Callable[[], None] | None = None,
+) -> Any:
     """Run `work` in a child process as `user` and return what it returns (JSON types only).
 
-    Raises the BluegreenError that `work` raised, or one that says how the child died.
+    `meanwhile` is done here while the child works. Raises what `meanwhile` raised, else the BluegreenError that `work`
+    raised, or one that says how the child died.
     """
     try:
         entry = pwd.getpwnam(user)
@@ -34,9 +40,13 @@ def call(work: Callable[[], Any], user: str = PROBE_USER, timeout: float = 600) 
     if child == 0:
         _child(work, entry, reader, writer, timeout)
     os.close(writer)
-    with os.fdopen(reader, "rb") as stream:
-        text = stream.read()
-    _, status = os.waitpid(child, 0)
+    try:
+        if meanwhile is not None:
+            meanwhile()
+    finally:
+        with os.fdopen(reader, "rb") as stream:
+            text = stream.read()
+        _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
         raise BluegreenError(Code.CHECK_FAILED, f"the checks did not end within {timeout:g} s")
     answer: dict[str, Any] = json.loads(text) if text else {"crash": f"the check process ended with status {status}"}
@@ -46,6 +56,31 @@ def call(work: Callable[[], Any], user: str = PROBE_USER, timeout: float = 600) 
     if "crash" in answer:
         raise BluegreenError(Code.BUG, answer["crash"])
     return answer["value"]
+
+
+def stream(
+    work: Callable[[Callable[[bytes], Any]], Any],
+    keep: Callable[[IO[bytes]], None],
+    user: str = PROBE_USER,
+    timeout: float = 600,
+) -> Any:
+    """Run `work` in a child process as `user`; what it writes is read by `keep` here, which trusts nothing of it.
+
+    Returns and raises as `call` does.
+    """
+    reader, writer = os.pipe()
+
+    def write() -> Any:
+        os.close(reader)
+        with os.fdopen(writer, "wb") as out:
+            return work(out.write)
+
+    def read() -> None:
+        os.close(writer)
+        with os.fdopen(reader, "rb") as source:
+            keep(source)
+
+    return call(write, user, timeout, meanwhile=read)
 
 
 def _child(work: Callable[[], Any], entry: pwd.struct_passwd, reader: int, writer: int, timeout: float) -> None:

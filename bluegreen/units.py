@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 
@@ -41,6 +43,47 @@ def run(
             last_line(done.stderr or done.stdout),
         )
     return done
+
+
+def head(command: Sequence[str], most: int, timeout: float) -> tuple[int, list[str]]:
+    """Run a program and keep at most `most` lines of what it prints, its complaints among them; then it is ended.
+
+    Returns its exit status and the lines. Raises BluegreenError when it is missing, or takes longer than `timeout`.
+    """
+    import signal
+    import threading
+
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # what it started ends with it
+        )
+    except FileNotFoundError:
+        raise BluegreenError(
+            Code.NOT_PROVISIONED, f"{command[0]} is not installed", "", "run ansible-playbook provision.yml"
+        ) from None
+    overdue = threading.Event()
+
+    def end() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+    timer = threading.Timer(timeout, lambda: (overdue.set(), end()))
+    timer.start()
+    lines: list[str] = []
+    assert child.stdout is not None
+    with child:
+        for line in itertools.islice(child.stdout, most):
+            lines.append(line.rstrip(b"\n").decode("utf-8", "backslashreplace"))
+        if len(lines) == most:
+            end()
+    timer.cancel()
+    if overdue.is_set():
+        raise BluegreenError(Code.CHECK_FAILED, f"{' '.join(command[:3])} did not end within {timeout:g} s")
+    return child.returncode, lines
 
 
 _running: list[subprocess.Popen[str]] = []

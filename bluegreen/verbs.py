@@ -84,15 +84,16 @@ def _named_or_live(context: Context, params: Params) -> str:
 def stage(context: Context, params: Params) -> Answer:
     """Make an artifact usable on this host."""
     manifest = params["manifest"]
-    images.check_manifest(manifest, context.app)
+    images.check_manifest(manifest, context.app, params["sha"])
     name = images.parse_stem(context.app, manifest["artifact"])
+    signed = images.check_origin(context.paths, context.config, manifest, params["signature"])
     if context.dry_run:
         images.check_platform(manifest, status.machine(context)["arch"], images.host_glibc(), images.host_pythons())
         have = images.manifest_of(context.paths, name) is not None
         if not have:
             images.check_space(context.paths, context.config, manifest["image"]["bytes"])
         return {"have": have, "stop": not have}
-    return images.stage(context.paths, context.config, manifest, params["image"])
+    return images.stage(context.paths, context.config, manifest, params["image"], params["source"], signed)
 
 
 def configure(context: Context, params: Params) -> Answer:
@@ -349,7 +350,9 @@ VERBS: dict[str, Verb] = {
     "register": Verb(register_verb, "the fleet's register", {"action": Param(str, "show", choices=("init", "show"))}, changes=False),
     "resume": Verb(lambda c, p: switch.resume(c), "finish or undo what an earlier run left pending", long=True),
     "stage": Verb(stage, "fetch, verify and open an artifact", {
-        "manifest": Param(dict, data=True, required=True), "image": Param(str, None, "name of the uploaded file in the inbox")}, long=True),
+        "manifest": Param(dict, data=True, required=True), "signature": Param(str, "", "of the manifest", data=True),
+        "sha": Param(str, "", "the commit that was asked for"), "image": Param(str, None, "name of the uploaded file in the inbox"),
+        "source": Param(dict, None, "where to fetch the image: {url, accept, token, seconds}", data=True)}, long=True),
     "configure": Verb(configure, "make a release of an artifact and a configuration", {
         "artifact": Param(str, required=True), "config": Param(dict, data=True, required=True)}),
     "check": Verb(lambda c, p: jobs.check(c, p["release"]), "manage.py check --deploy in a release", {"release": RELEASE}, long=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ import pytest
 
 from bluegreen import (
     cli,
+    contents,
     images,
     inflight,
     privileges,
@@ -237,7 +239,13 @@ class System:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         return 0, "", ""
 
+    def do_prlimit(self, words: list[str]) -> tuple[int, str, str]:
+        return self.do_unsquashfs(words[words.index("unsquashfs") + 1 :])
+
     def do_unsquashfs(self, words: list[str]) -> tuple[int, str, str]:
+        if "-lln" in words:
+            lines = listing(Path(words[-1]))
+            return (0, "\n".join(lines), "") if lines else (1, "FATAL ERROR: not a squashfs", "")
         target = Path(words[words.index("-dest") + 1])
         target.mkdir()
         return (0, "", "") if extract(Path(words[-1]), target) else (1, "", "FATAL ERROR: not a squashfs")
@@ -280,6 +288,21 @@ def extract(image: Path, target: Path) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(text.removeprefix("->")) if text.startswith("->") else path.write_text(text)
     return True
+
+
+def listing(image: Path) -> list[str]:
+    """What unsquashfs -lln says of a make-believe image."""
+    try:
+        content: dict[str, str] = json.loads(image.read_bytes())
+    except ValueError:
+        return []
+    lines = ["drwxr-xr-x 0/0 0 2026-01-01 00:00 squashfs-root"]
+    for name, text in content.items():
+        mode, size = ("lrwxrwxrwx", 0) if text.startswith("->") else ("-rw-r--r--", len(text))
+        lines.append(
+            f"{mode} 0/0 {size} 2026-01-01 00:00 squashfs-root/{name}{f' {text}' if size == 0 and text else ''}"
+        )
+    return [line.replace(" ->", " -> ") for line in lines]
 
 
 # a web server per colour
@@ -786,6 +809,28 @@ class Killer:
             self.left, self.dead = None, False
 
 
+def call(work: Callable[[], Any], **_: Any) -> Any:
+    """Stands in for `privileges.call`: no child, but nothing of it stays."""
+    here = os.getcwd()
+    try:
+        return json.loads(json.dumps(work()))
+    finally:
+        os.chdir(here)
+
+
+def head(command: Any, most: int, timeout: float) -> tuple[int, list[str]]:
+    """Stands in for `units.head`."""
+    done = units.run(command, timeout, check=False)
+    return done.returncode, done.stdout.splitlines()[:most]
+
+
+def written(work: Callable[..., Any]) -> list[bytes]:
+    """What a child would write."""
+    parts: list[bytes] = []
+    work(parts.append)
+    return parts
+
+
 def begin(command: Any) -> Callable[[], None]:
     """Stands in for `units.begin`: done at once; what waits for it says how it went."""
     try:
@@ -810,9 +855,13 @@ def simulate(patch: pytest.MonkeyPatch, host: Host) -> None:
     patch.setattr(images, "is_mounted", lambda path: path in system.mounted)
     patch.setattr(images, "host_pythons", lambda *_: {"3.13"})
     patch.setattr(images, "host_glibc", lambda: "2.41")
-    patch.setattr(privileges, "call", lambda work, **_: json.loads(json.dumps(work())))
+    patch.setattr(privileges, "call", call)
     patch.setattr(reconcile, "PATIENCE", 0.0)  # the register says at once that it says nothing
     patch.setattr("bluegreen.rollback.call", lambda work, **_: json.loads(json.dumps(work())))
+    patch.setattr(privileges, "stream", lambda work, keep, **_: keep(io.BytesIO(b"".join(written(work)))))
+    patch.setattr(images, "probe_account", lambda: None)
+    patch.setattr(contents, "claimed", lambda image: 1)
+    patch.setattr(units, "head", head)
     patch.setattr(verbs, "privileges_gid", lambda context: 0)
     patch.setattr(inflight, "SAMPLE", 0.0)
     patch.setattr(smoke, "PAUSE", 0.005)

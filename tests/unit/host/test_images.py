@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -60,17 +61,24 @@ def test_mounting_can_be_switched_off(host: Any) -> None:
     assert not any(call[0] == "mount" for call in host.system.calls)
 
 
-def test_neither_mount_nor_unpack(host: Any) -> None:
+def test_neither_mount_nor_unpack(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     host.system.can_mount = False
-    data = b"not a squashfs"
-    put(host, data=data)
-    import hashlib
-
-    manifest = host.artifact(1, image={"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})
-    with pytest.raises(BluegreenError, match=r"neither mounted nor unpacked.*loop device; FATAL ERROR"):
-        stage(host, manifest)
+    real = host.system.do_unsquashfs
+    full = (1, "", "FATAL ERROR: no space left")
+    monkeypatch.setattr(host.system, "do_unsquashfs", lambda words: full if "-dest" in words else real(words))
+    put(host)
+    with pytest.raises(BluegreenError, match=r"cannot be unpacked.*loop device; FATAL ERROR"):
+        stage(host, host.artifact(1))
     assert images.staged(host.paths) == []
     assert not [path for path in host.paths.images.iterdir() if path.is_dir()]
+
+
+def test_what_is_no_image_is_not_opened(host: Any) -> None:
+    data = b"not a squashfs"
+    put(host, data=data)
+    manifest = host.artifact(1, image={"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})
+    refused(host, manifest, Code.CHECK_FAILED, "cannot be read: FATAL ERROR")
+    assert not any(call[0] == "mount" for call in host.system.calls)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +219,7 @@ def test_a_link_in_an_image_publishes_nothing_of_the_host(host: Any, link: str) 
     target = str(host.paths.key) if link == "absolute" else "../../../../../etc/bluegreen/orders.key"
     content = {"static/app.1.css": f"->{target}"}
     put(host, content=content)
-    with pytest.raises(BluegreenError, match=r"is not a file of the image"):
+    with pytest.raises(BluegreenError, match=r"leads outside"):
         stage(host, host.artifact(1, content, static={"hashed": ["app.1.css"]}))
     assert not list(host.paths.static.iterdir())
 
