@@ -107,9 +107,9 @@ def link_problem(name: str, target: str, place: str) -> str:
 
 
 def claimed(image: Path) -> int:
-    """How many members the image says it has. Raises BluegreenError if it is no squashfs image, or if they are too many.
+    """How many members the image says it has: the second field of its superblock, which is its first 96 bytes.
 
-    The first 96 bytes are its superblock; the number of inodes is its second field.
+    Raises BluegreenError if it is no squashfs image, or if they are too many.
     """
     with image.open("rb") as stream:
         block = stream.read(96)

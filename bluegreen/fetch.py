@@ -16,10 +16,9 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from email.message import Message
 from typing import IO, Any
 
-from bluegreen.errors import BluegreenError, Code, bad_input, check_failed
+from bluegreen.errors import bad_input, check_failed
 
 CHUNK = 1 << 20
 SILENCE = 30.0  # seconds without a byte after which a store counts as gone
@@ -108,12 +107,12 @@ class _Secure(urllib.request.HTTPSHandler):
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         made = functools.partial(_Connection, watch=self._watch, context=self._tls)
-        return self.do_open(made, req)  # type: ignore[arg-type, return-value]
+        return self.do_open(made, req)
 
 
 @contextlib.contextmanager
-def opened(url: str, token: str, accept: str, seconds: float) -> Iterator[tuple[Any, Message, _Watch]]:
-    """An answer of the store: its body, its headers, and the watch over it. Raises BluegreenError."""
+def opened(url: str, token: str, accept: str, seconds: float) -> Iterator[tuple[Any, _Watch]]:
+    """An answer of the store, and the watch over it. Raises BluegreenError."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme != "https" or not parts.hostname:
         raise bad_input(
@@ -128,7 +127,7 @@ def opened(url: str, token: str, accept: str, seconds: float) -> Iterator[tuple[
     watch.timer.start()
     try:
         with opener.open(request, timeout=min(SILENCE, seconds)) as answer:
-            yield answer, answer.headers, watch
+            yield answer, watch
     except urllib.error.HTTPError as problem:
         problem.close()
         why = REASONS.get(problem.code, f"the store answers {problem.code}")
@@ -164,9 +163,8 @@ def fetch(
     cut short, and what `write` raises.
     """
     got = 0
-    with opened(url, token, accept, seconds) as (answer, headers, watch):
-        said = headers.get("Content-Length", "")
-        wanted = int(said) if said.isascii() and said.isdigit() else None
+    with opened(url, token, accept, seconds) as (answer, watch):
+        wanted = answer.length  # None where the store does not say
         if wanted is not None and wanted > most:
             raise check_failed(f"{shown(url)} is too large", f"it has {wanted} bytes, and {most} may be")
         while chunk := answer.read1(CHUNK):
@@ -188,8 +186,3 @@ def read(url: str, *, token: str = "", accept: str = "", most: int, seconds: flo
     parts: list[bytes] = []
     fetch(url, parts.append, token=token, accept=accept, most=most, seconds=seconds)
     return b"".join(parts)
-
-
-def is_refusal(problem: BluegreenError, status: int) -> bool:
-    """Whether the store answered with this status."""
-    return problem.code is Code.CHECK_FAILED and problem.what.endswith(f"({status})")

@@ -90,8 +90,8 @@ def verify(message: bytes, armoured: str, allowed: str, revoked: bytes = b"") ->
         (place / "signature").write_text(armoured, encoding="utf-8")
         (place / "revoked").write_bytes(revoked)
         status, out, err = _keygen("find-principals", place, b"")
-        # a line may name several, and patterns; each part matches itself
-        names = out.strip().split("\n")[0].split(",") if status == 0 else []
+        # a line may name several, and patterns; each of them matches itself
+        names = out.splitlines() if status == 0 else []
         principal = next((name for name in names if name and not name.startswith("!")), "")
         if not principal:
             raise rejected(*_untrusted(said, allowed, err))

@@ -71,7 +71,11 @@ def head(command: Sequence[str], most: int, timeout: float) -> tuple[int, list[s
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
 
-    timer = threading.Timer(timeout, lambda: (overdue.set(), end()))
+    def late() -> None:
+        overdue.set()
+        end()
+
+    timer = threading.Timer(timeout, late)
     timer.start()
     lines: list[str] = []
     assert child.stdout is not None

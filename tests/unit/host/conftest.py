@@ -298,11 +298,10 @@ def listing(image: Path) -> list[str]:
         return []
     lines = ["drwxr-xr-x 0/0 0 2026-01-01 00:00 squashfs-root"]
     for name, text in content.items():
-        mode, size = ("lrwxrwxrwx", 0) if text.startswith("->") else ("-rw-r--r--", len(text))
-        lines.append(
-            f"{mode} 0/0 {size} 2026-01-01 00:00 squashfs-root/{name}{f' {text}' if size == 0 and text else ''}"
-        )
-    return [line.replace(" ->", " -> ") for line in lines]
+        link = text.startswith("->")
+        mode, size, target = ("lrwxrwxrwx", 0, f" -> {text[2:]}") if link else ("-rw-r--r--", len(text), "")
+        lines.append(f"{mode} 0/0 {size} 2026-01-01 00:00 squashfs-root/{name}{target}")
+    return lines
 
 
 # a web server per colour
@@ -811,7 +810,7 @@ class Killer:
 
 def call(work: Callable[[], Any], **_: Any) -> Any:
     """Stands in for `privileges.call`: no child, but nothing of it stays."""
-    here = os.getcwd()
+    here = Path.cwd()
     try:
         return json.loads(json.dumps(work()))
     finally:
