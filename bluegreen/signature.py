@@ -59,6 +59,11 @@ def _string(data: bytes) -> tuple[bytes, bytes]:
     return data[4 : 4 + length], data[4 + length :]
 
 
+def type_of(key: str) -> str:
+    """The kind of a public key in base64: its first string, such as ssh-ed25519."""
+    return _string(base64.b64decode(key))[0].decode("ascii")
+
+
 def fingerprint(key: bytes) -> str:
     """A public key's fingerprint, as ssh-keygen -l shows it."""
     import hashlib  # slow to import

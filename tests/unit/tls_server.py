@@ -40,7 +40,7 @@ class TlsServer:
                 self.wfile.write(body)
                 self.close_connection = True
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, *args: Any) -> None:
                 """Say nothing."""
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -10,12 +10,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from support.artifact import commits, lock, place, recipe, sbom, statics, store, tree
+from bluegreen import signature
+from support.artifact import commits, lock, place, recipe, sbom, signing, statics, store, tree
 from support.artifact.commits import Commit
 from support.artifact.errors import InputError
 from support.artifact.place import SYSTEM_PATH, TOOLS, Runner
@@ -40,6 +41,7 @@ class Request:
     cache: Path  # of uv; kept between builds
     where: str = "auto"
     verbose: bool = False
+    key: Path | None = None  # signs the manifest
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -323,7 +325,7 @@ class Build:
         """Image, SBOM, manifest; then all of it into the store."""
         request, stem = self.request, self.request.stem
         with self.steps("take digests") as found:
-            files = tree.settle(self.image_root)
+            files = tree.settle(self.image_root, str(self.final))
             found.append(f"{len(files)} files")
         image = self.tools / "image.squashfs"
         with self.steps("make the image") as found:
@@ -346,6 +348,7 @@ class Build:
             "ref": self.commit.ref,
             "committed_at": self.commit.committed_at,
             "built_at": commits.iso(time.time()),
+            "run": run_of(os.environ),
             "artifact": stem,
             "image": {"file": f"{stem}.squashfs", "sha256": store.sha256(image), "bytes": image.stat().st_size},
             "sbom": {"file": f"{stem}.cdx.json", "sha256": store.sha256(bom)},
@@ -359,9 +362,23 @@ class Build:
             "lock": locked.splitlines(),
             "files": files,
         }
+        armoured = ""
+        if request.key:
+            with self.steps("sign the manifest") as found:
+                armoured = signing.sign(signature.text(manifest), request.key)
+                found.append(signature.parse(armoured).fingerprint)
         with self.steps("put it into the store"):
-            store.publish(request.store, stem, image, bom, manifest)
+            store.publish(request.store, stem, image, bom, manifest, armoured)
         return manifest
+
+
+def run_of(environment: Mapping[str, str]) -> str:
+    """The CI run that builds (GitHub, GitLab), as an address; "" on a person's machine."""
+    parts = [environment.get(name, "") for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID")]
+    if not all(parts):
+        return environment.get("CI_JOB_URL", "")
+    attempt = environment.get("GITHUB_RUN_ATTEMPT", "")
+    return f"{parts[0]}/{parts[1]}/actions/runs/{parts[2]}" + (f"/attempts/{attempt}" if attempt else "")
 
 
 def _uv() -> str:

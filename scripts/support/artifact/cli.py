@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import signal
@@ -11,7 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from support.artifact import build, commits, settings, sources, store
+from bluegreen import signature
+from support.artifact import build, commits, settings, signing, sources, store
 from support.artifact.errors import BuildError, InputError
 from support.common import CACHE, REPO, program
 
@@ -41,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", metavar="REPO", help="git repository, instead of app_source")
     parser.add_argument("--rev", default="HEAD", help="commit (6 to 40 hex), branch or tag; default: HEAD")
     parser.add_argument("--store", type=Path, metavar="DIR", help="instead of artifact_store (default: artifacts/)")
+    parser.add_argument(
+        "--sign", type=Path, metavar="KEY", help="sign the manifest: a private key, or the .pub file of an agent's key"
+    )
     parser.add_argument("--force", action="store_true", help="build again what the store has")
     parser.add_argument(
         "--in", dest="where", choices=["auto", "direct", "container"], default="auto", help="where to build"
@@ -69,6 +74,12 @@ def run(options: argparse.Namespace) -> int:
     values = read_values(options)
     named_by = str(options.settings[-1]) if options.settings else settings.APP_FILE
     checked = settings.from_mapping(values, named_by)
+    trusted = None
+    if options.sign:
+        with steps("try the key") as found:
+            public = signing.check_key(options.sign)
+            found.append(signature.fingerprint(base64.b64decode(public)))
+        trusted = signing.trusting(public, *sources.signers(values, REPO))
     base = Path.cwd() if options.source else REPO
     program("git")
     with steps("find the commit") as found:
@@ -81,10 +92,10 @@ def run(options: argparse.Namespace) -> int:
     folder = options.store or sources.store_directory(values, REPO)
     # C extensions built on one system must not be taken from the cache on another.
     cache = user_cache("uv", settings.DEBIAN_OF_PYTHON[checked.python])
-    request = build.Request(checked, commit, folder.absolute(), cache, options.where, options.verbose)
+    request = build.Request(checked, commit, folder.absolute(), cache, options.where, options.verbose, options.sign)
     waiting = f"  {request.stem} is being built by another process; waiting …"
     with store.building(request.store, request.stem, waiting):
-        manifest = None if options.force else store.find(request.store, request.stem)
+        manifest = None if options.force else store.find(request.store, request.stem, trusted)
         built = manifest is None
         if manifest is None:
             manifest = build.build(request, steps)
@@ -114,14 +125,14 @@ def report(manifest: dict[str, Any], folder: Path, *, built: bool, seconds: floa
     """The last line on stdout: the artifact's name, or JSON."""
     stem = manifest["artifact"]
     if form == "text":
-        print(
-            f"  {folder / stem}.squashfs, {manifest['image']['bytes'] / 1e6:.1f} MB, {seconds:.1f} s", file=sys.stderr
-        )
+        size, signed = manifest["image"]["bytes"] / 1e6, "" if store.is_signed(folder, stem) else ", not signed"
+        print(f"  {folder / stem}.squashfs, {size:.1f} MB, {seconds:.1f} s{signed}", file=sys.stderr)
         print(stem)
         return
     keys = ("artifact", "app", "sha", "ref", "python", "arch", "os", "built_at", "recipe_digest", "image")
     line = {key: manifest[key] for key in keys}
-    print(json.dumps(line | {"store": str(folder), "built": built, "seconds": round(seconds, 2)}))
+    line |= {"signed": store.is_signed(folder, stem), "store": str(folder), "built": built}
+    print(json.dumps(line | {"seconds": round(seconds, 2)}))
 
 
 def user_cache(*parts: str) -> Path:

@@ -18,6 +18,7 @@ from support.artifact.settings import NAMES
 
 TEXT_SETTINGS = {"app_name", "app_source", "app_settings_module", "app_source_dir", "app_python", "app_requirements"}
 STORE = "artifact_store"
+SIGNERS = ("artifact_signers", "artifact_revoked")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc,unused-ignore]
@@ -111,8 +112,27 @@ def store_directory(values: Mapping[str, Any], root: Path) -> Path:
     text = values.get(STORE) or str(root / "artifacts")
     if not isinstance(text, str):
         raise InputError(f"{STORE} must be a directory, not {text!r}")
-    for name, folder in (("playbook_dir", root / "playbooks"), ("inventory_dir", values.get("inventory_dir", ""))):
-        text = text.replace("{{ " + name + " }}", str(folder))
+    text = _filled(text, values, root)
     if "{{" in text or "://" in text:
         raise InputError(f"{STORE} {text!r} is not a directory: name one with --store DIR and copy it there afterwards")
     return Path(os.path.normpath(root / Path(text).expanduser()))
+
+
+def signers(values: Mapping[str, Any], root: Path) -> tuple[str, bytes]:
+    """The content of artifact_signers and of artifact_revoked; empty where none are named. Raises InputError."""
+    found = []
+    for name in SIGNERS:
+        text = values.get(name) or ""
+        filled = _filled(text, values, root) if isinstance(text, str) else "{{"
+        path = root / Path(filled).expanduser()
+        if filled and ("{{" in filled or not path.is_file()):
+            raise InputError(f"{name} {text!r} is not a file: see docs/artifacts.md")
+        found.append(path.read_bytes() if filled else b"")
+    return found[0].decode(), found[1]
+
+
+def _filled(text: str, values: Mapping[str, Any], root: Path) -> str:
+    """A path with Ansible's two directories put in; other templates stay."""
+    for name, folder in (("playbook_dir", root / "playbooks"), ("inventory_dir", values.get("inventory_dir", ""))):
+        text = text.replace("{{ " + name + " }}", str(folder))
+    return text

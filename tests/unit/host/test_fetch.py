@@ -170,7 +170,7 @@ def test_what_is_not_the_image_leaves_nothing_behind(host: Any, server: TlsServe
 
 @pytest.mark.parametrize("wrong", [{}, {"url": "http://x/y", "seconds": 5}, {"url": "https://x/y", "seconds": "5"}])
 def test_a_source_that_is_none(host: Any, wrong: dict[str, Any]) -> None:
-    with pytest.raises(BluegreenError, match="source must be|is not an https address"):
+    with pytest.raises(BluegreenError, match=r"source must be|is not an https address"):
         host.do("stage", manifest=host.artifact(1), source=wrong)
     assert list(host.paths.images.iterdir()) == []
 
@@ -202,7 +202,7 @@ def test_the_reason_of_a_child_that_failed_is_told() -> None:
         write(b"some")
         raise images.refused("gone")
 
-    with pytest.raises(BluegreenError, match="^gone$"):
+    with pytest.raises(BluegreenError, match=r"^gone$"):
         privileges.stream(work, lambda reader: reader.read(), me(), 10)
 
 

@@ -78,8 +78,8 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_signature_that_proves_nothing(keys: Keys, kind: str) -> None:
     change, words = CASES[kind]
     armoured = keys.sign(b"text", change.get("name", "ours"), change.get("namespace", signature.NAMESPACE))
+    allowed = keys.allowed(change.get("options", ""))
     with pytest.raises(BluegreenError, match=words) as caught:
-        allowed = keys.allowed(change.get("options", ""))
         signature.verify(change.get("message", b"text"), change.get("armoured", armoured), allowed)
     assert caught.value.code is Code.CHECK_FAILED
     assert "\n" not in str(caught.value)

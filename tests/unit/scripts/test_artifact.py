@@ -487,12 +487,20 @@ def test_a_settled_tree_does_not_show_who_built_it(tmp_path: Path) -> None:
     (root / "secret").write_text("")
     (root / "secret").chmod(0o600)
     (root / "link").symlink_to("missing")
-    assert list(tree.settle(root)) == ["secret", "sub/run"]
+    assert list(tree.settle(root, "/srv/orders/images/x")) == ["secret", "sub/run"]
     modes = {path.name: stat.S_IMODE(path.lstat().st_mode) for path in root.rglob("*") if not path.is_symlink()}
     assert modes == {"sub": 0o755, "run": 0o755, "secret": 0o644}
     os.mkfifo(root / "pipe")
     with pytest.raises(BuildError, match="pipe, which is no file"):
-        tree.settle(root)
+        tree.settle(root, "/srv/orders/images/x")
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_link_that_no_host_would_open_is_found_by_the_build(tmp_path: Path, folder: bool) -> None:
+    (tmp_path / "root/app").mkdir(parents=True)
+    (tmp_path / "root/app/docs").symlink_to("/etc" if folder else "../../elsewhere")
+    with pytest.raises(InputError, match="app/docs is a link that leads outside: .*; remove it"):
+        tree.settle(tmp_path / "root", "/srv/orders/images/x")
 
 
 def test_a_read_only_tree_can_be_removed(tmp_path: Path) -> None:
@@ -516,7 +524,7 @@ def test_an_artifact_is_found_only_when_whole(tmp_path: Path) -> None:
     assert store.find(tmp_path / "store", "x") != put(tmp_path, "x", b"image")
     assert store.find(tmp_path / "store", "x") == {"artifact": "x", "image": {"bytes": 5}}
     names = sorted(path.name for path in (tmp_path / "store").iterdir())
-    assert names == ["x.cdx.json", "x.json", "x.squashfs"]
+    assert names == ["index.json", "x.cdx.json", "x.json", "x.squashfs"]
     (tmp_path / "store/x.squashfs").write_bytes(b"ima")
     assert store.find(tmp_path / "store", "x") is None
 
