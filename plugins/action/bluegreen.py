@@ -68,7 +68,7 @@ class ActionModule(ActionBase):
         given: dict[str, Any] = {"session": shared_session(fleet)}
         verbs = {step["verb"] for step in args["steps"]}
         if "stage" in verbs:
-            given["manifest"] = json.loads(Path(fleet.inputs["artifact"]["manifest"]).read_text(encoding="utf-8"))
+            given["artifact"] = read_artifact(fleet.inputs)
         if "configure" in verbs:
             given["config"] = self._config(task_vars)
         app, always = args["app"], args.get("always") or []
@@ -81,8 +81,8 @@ class ActionModule(ActionBase):
                     again = self._call(app, fleet, host, args["steps"][:1], given)
                     answer = again | {"results": answer["results"] | again["results"]}
             if answer.get("stopped") == "stage" and not fleet.check:
-                given["image"], sent = self._upload(fleet, app)
-                answer = self._call(app, fleet, host, args["steps"], given) | {"sent": sent}
+                how = self._deliver(fleet, app, given["artifact"], task_vars)
+                answer = self._call(app, fleet, host, args["steps"], given) | how
             if answer["verdict"] == "fail" and always:
                 self._call(app, fleet, host, always, given)
             return answer
@@ -122,6 +122,19 @@ class ActionModule(ActionBase):
             answer["clock_skew"] = round(clock - middle, 1)
         return answer
 
+    def _deliver(
+        self, fleet: Fleet, app: str, artifact: dict[str, Any], task_vars: Mapping[str, Any]
+    ) -> dict[str, int]:
+        """Complete the step with where the host finds the image: in its inbox, or in the store. Returns its size."""
+        source = fleet.inputs["artifact"].get("source")
+        if not source:
+            artifact["image"], sent = self._upload(fleet, app)
+            return {"sent": sent}
+        # read here and not in the role, so that the token is never a task's argument
+        token = self._templar.template(task_vars["artifact_token"]) if task_vars.get("artifact_token") else ""
+        artifact["source"] = {**source, "token": str(token)}
+        return {"fetched": int(fleet.inputs["artifact"]["bytes"])}
+
     def _upload(self, fleet: Fleet, app: str) -> tuple[str, int]:
         """Send the image to the inbox. Returns its name there and its size in bytes."""
         artifact = fleet.inputs["artifact"]
@@ -138,6 +151,15 @@ class ActionModule(ActionBase):
         """The release's configuration. Read here and not in the role, so that secrets are never a task's argument."""
         names = [f"app_{key}" for key in inputs_of.CONFIG_KEYS]
         return inputs_of.config({name: self._templar.template(task_vars[name]) for name in names if name in task_vars})
+
+
+def read_artifact(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a host needs to know of the artifact: {manifest, signature, sha}. The host verifies it for itself."""
+    artifact = inputs["artifact"]
+    found = {"manifest": json.loads(Path(artifact["manifest"]).read_text(encoding="utf-8")), "sha": inputs["sha"]}
+    if artifact.get("signature"):
+        found["signature"] = Path(artifact["signature"]).read_text(encoding="utf-8")
+    return found
 
 
 def shared_session(fleet: Fleet) -> dict[str, str] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import getpass
-import hashlib
 import os
 import secrets
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible import constants as C  # noqa: N812  as Ansible itself names it
 from ansible import context
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
@@ -24,6 +24,8 @@ ROOT = str(Path(__file__).resolve().parents[2])
 if ROOT not in sys.path:
     sys.path.append(ROOT)
 
+from bluegreen import signature  # noqa: E402
+from bluegreen.errors import BluegreenError  # noqa: E402
 from plugins.filter.bluegreen_monitoring import prometheus_url  # noqa: E402
 from plugins.filter.bluegreen_settings import ROLLOUT as ROLLOUT_FILE  # noqa: E402
 from plugins.filter.bluegreen_settings import settings_problems  # noqa: E402
@@ -32,9 +34,9 @@ from plugins.module_utils import bluegreen_fleet as fleets  # noqa: E402
 from plugins.module_utils import bluegreen_inputs as asked  # noqa: E402
 from plugins.module_utils import bluegreen_kpi as figures  # noqa: E402
 from plugins.module_utils import bluegreen_prometheus as prometheus  # noqa: E402
+from plugins.module_utils import bluegreen_store as stores  # noqa: E402
 from plugins.module_utils.bluegreen_inputs import Refused  # noqa: E402
 
-CHUNK = 1 << 20
 # what a person may give with -e, read as it was typed and never templated
 TYPED = (
     "sha",
@@ -113,18 +115,10 @@ class ActionModule(ActionBase):
 
     def _deploy(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
         rounds = watching(given, settings)
-        store = Path(str(settings.get("artifact_store") or Path(ROOT) / "artifacts")).expanduser()
-        if "://" in str(settings.get("artifact_store") or ""):
-            raise Refused(
-                "artifact_store must be a directory",
-                "this version reads no addresses",
-                "copy the artifacts into a directory",
-            )
-        try:
-            stem, manifest = artifacts.choose_in_directory(store, app, given["sha"], given["artifact"] or None)
-        except artifacts.ArtifactError as problem:
-            raise asked.artifact_refusal(str(problem)) from None
-        verify_image(store, manifest)
+        artifact = find_artifact(given, settings, app)
+        manifest = artifact.pop("found")
+        if note := artifact.pop("note"):
+            self._display.display(f"  note  {note}", color=C.COLOR_WARN)
         judge = judging(given, settings)
         check_queries(judge, str(settings.get("judge_prometheus_token") or ""), app, manifest["sha"])
         return {
@@ -139,14 +133,7 @@ class ActionModule(ActionBase):
             "retry_bad": asked.check_flag("retry_bad", given["retry_bad"]),
             "min_free_mb": int(settings.get("rollout_min_free_mb") or 0),
             "proven": asked.signs_in(settings.get("app_smoke")),
-            "artifact": {
-                "stem": stem,
-                "manifest": str(store / f"{stem}.json"),
-                "image": str(store / manifest["image"]["file"]),
-                "bytes": manifest["image"]["bytes"],
-                "python": manifest.get("python"),
-                "arch": manifest.get("arch"),
-            },
+            "artifact": artifact,
         }
 
     def _rollback(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
@@ -262,21 +249,71 @@ def read_settings(variables: Any, full: bool) -> dict[str, Any]:
     return found
 
 
-def verify_image(store: Path, manifest: dict[str, Any]) -> None:
-    """Compare the image with its manifest: size first, then every byte. Raises Refused."""
-    image, wanted = store / manifest["image"]["file"], manifest["image"]
-    again = "copy it to the store again, or build it again: scripts/build-artifact"
+def find_artifact(given: Mapping[str, Any], settings: Mapping[str, Any], app: str) -> dict[str, Any]:
+    """The artifact that is meant, its origin and its bytes verified before any host is contacted. Raises Refused.
+
+    `found` is its manifest and `note` what a person should know; the rest is what the phases need.
+    """
+    seconds, most = float(settings.get("artifact_timeout") or 600), int(settings.get("artifact_max_mb") or 2048)
+    store = stores.open_store(
+        str(settings.get("artifact_store") or ""), str(settings.get("artifact_token") or ""), seconds
+    )
     try:
-        size = image.stat().st_size
-        if size != wanted["bytes"]:
-            raise Refused(
-                f"the image {image.name} is damaged", f"it has {size} bytes instead of {wanted['bytes']}", again
-            )
-        digest = hashlib.sha256()
-        with image.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
+        stem, manifest = stores.choose(store, app, given["sha"], given["artifact"] or None)
+        armoured = store.signature(stem)
+        signer, note = check_origin(settings, manifest, armoured)
+        if manifest["image"]["bytes"] > most << 20:
+            size = manifest["image"]["bytes"] >> 20
+            raise Refused(f"the image of {stem} is too large", f"{size} MB, and {most} may be", "see artifact_max_mb")
+        by_host = isinstance(store, stores.Web) and settings.get("artifact_fetch") == "host"
+        source = store.source(manifest) if isinstance(store, stores.Web) and by_host else None
+        image = "" if by_host else str(store.image(manifest))
+        paths = {name: str(path) for name, path in store.files(manifest, armoured).items()}
+    except artifacts.ArtifactError as problem:
+        raise asked.artifact_refusal(str(problem)) from None
+    return {
+        "found": manifest,
+        "note": note,
+        "stem": stem,
+        "image": image,
+        "signature": "",
+        **paths,
+        "source": source,
+        "signer": signer,
+        "bytes": manifest["image"]["bytes"],
+        "python": manifest.get("python"),
+        "arch": manifest.get("arch"),
+    }
+
+
+def check_origin(
+    settings: Mapping[str, Any], manifest: dict[str, Any], armoured: str
+) -> tuple[dict[str, str] | None, str]:
+    """Who signed a manifest, and a note where nobody knows. Raises Refused where it must be known."""
+    signers = str(settings.get("artifact_signers") or "")
+    short = f"{manifest['app']} {manifest['sha'][:12]}"
+    if not armoured:
+        required = asked.check_flag("artifact_require_signature", settings.get("artifact_require_signature"))
+        if required or signers:
+            why = "artifact_require_signature is true here" if required else "artifact_signers names who signs here"
+            raise Refused(f"the artifact of {short} is not signed", why, "scripts/build-artifact --sign KEY")
+        return None, f"the artifact of {short} is not signed: whoever can write to the store can have made it"
+    if not signers:
+        return None, f"the signature of {short} is not verified: artifact_signers is not set"
+    try:
+        allowed = read_file("artifact_signers", signers).decode("utf-8", "replace")
+        revoked = str(settings.get("artifact_revoked") or "")
+        listed = read_file("artifact_revoked", revoked) if revoked else b""
+        return signature.verify(signature.text(manifest), armoured, allowed, listed), ""
+    except BluegreenError as problem:
+        raise Refused(f"{short}: {problem.what}", problem.why, problem.todo) from None
+
+
+def read_file(name: str, path: str) -> bytes:
+    """The content of the file that a setting names. Raises Refused."""
+    place = Path(path).expanduser()
+    try:
+        return (place if place.is_absolute() else Path(ROOT) / place).read_bytes()
     except OSError as problem:
-        raise Refused(f"the image {image.name} cannot be read", str(problem.strerror), again) from None
-    if digest.hexdigest() != wanted["sha256"]:
-        raise Refused(f"the image {image.name} is damaged", "its sha256 is not the one in its manifest", again)
+        todo = f"correct it in {ROLLOUT_FILE} or the inventory"
+        raise Refused(f"{name} {asked.show(path)} cannot be read", str(problem.strerror), todo) from None

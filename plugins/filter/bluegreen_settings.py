@@ -18,6 +18,7 @@ ROOT = str(Path(__file__).resolve().parents[2])
 if ROOT not in sys.path:
     sys.path.append(ROOT)
 
+from plugins.module_utils import bluegreen_artifacts as artifacts  # noqa: E402
 from plugins.module_utils import bluegreen_kpi as figures  # noqa: E402
 from plugins.module_utils.bluegreen_inputs import nearest_share  # noqa: E402
 
@@ -138,6 +139,13 @@ SETTINGS: dict[str, tuple[type, str, bool]] = {
     "monitoring_targets": (list, ROLLOUT, False),
     "judge_prometheus_token": (str, SECRETS, False),
     "artifact_store": (str, ROLLOUT, False),
+    "artifact_fetch": (str, ROLLOUT, False),
+    "artifact_timeout": (int, ROLLOUT, False),
+    "artifact_max_mb": (int, ROLLOUT, False),
+    "artifact_signers": (str, ROLLOUT, False),
+    "artifact_revoked": (str, ROLLOUT, False),
+    "artifact_require_signature": (bool, ROLLOUT, False),
+    "artifact_token": (str, SECRETS, False),
     "app_secrets": (dict, SECRETS, False),
     "database_password": (str, SECRETS, False),
     "cache_password": (str, SECRETS, False),
@@ -167,6 +175,8 @@ LEAST = {
     "rollout_lease_cap": 1,
     "rollout_canary_watch": 5,
     "judge_min_requests": 1,
+    "artifact_timeout": 1,
+    "artifact_max_mb": 1,
 }
 
 APP_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
@@ -560,6 +570,25 @@ def check_accounts(known: Mapping[str, Any]) -> Iterator[str]:
             yield wrong("deploy_authorized_keys", f"entry {number} is not a public SSH key (ssh-ed25519 AAAA… name)")
 
 
+def check_artifacts(known: Mapping[str, Any]) -> Iterator[str]:
+    store, web = known.get("artifact_store", ""), artifacts.is_url(known.get("artifact_store", ""))
+    if web and (problem := artifacts.url_problem(store)):
+        # never the value: a password may stand in it
+        yield wrong("artifact_store", problem)
+    fetch = known.get("artifact_fetch", "controller")
+    if fetch not in ("controller", "host"):
+        yield wrong("artifact_fetch", f"is {fetch!r}; it must be controller or host")
+    elif fetch == "host" and not web:
+        yield wrong("artifact_fetch", "is host; hosts fetch for themselves from an https artifact_store only")
+    if not TOKEN.fullmatch(known.get("artifact_token", "")):
+        yield wrong("artifact_token", "must not contain blanks, line ends or characters outside of ASCII")
+    if str(known.get("artifact_require_signature", False)).lower() == "true" and not known.get("artifact_signers"):
+        yield (
+            "artifact_require_signature is true and artifact_signers is not set: name the file of those who may sign "
+            f"in {ROLLOUT} or {ENVIRONMENT}"
+        )
+
+
 def check_register(known: Mapping[str, Any]) -> Iterator[str]:
     url = known.get("bluegreen_database_url")
     problem = url_problem(url) if url else ""
@@ -594,6 +623,7 @@ CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...] = (
     check_kpis,
     check_targets,
     check_accounts,
+    check_artifacts,
     check_register,
     check_lease,
 )

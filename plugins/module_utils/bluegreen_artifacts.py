@@ -1,25 +1,23 @@
 """Choose the artifact a deploy means, from what the store holds.
 
-Pure functions over names and manifests, and one thin reader for a store that is a directory.
-Standard library only, so that it can be tested and used outside Ansible.
+Pure functions over names and manifests; bluegreen_store.py reads them. Standard library only, so that it can be
+tested and used outside Ansible.
 
 An artifact's stem is ``<app>-<40 hex sha>-<8 hex recipe>``; in the store lie ``<stem>.squashfs``,
-``<stem>.json`` (the manifest, written last) and ``<stem>.cdx.json`` (the SBOM).
+``<stem>.json`` (the manifest, written last), ``<stem>.json.sig`` (its signature) and ``<stem>.cdx.json`` (the SBOM).
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 APP = re.compile(r"[a-z][a-z0-9-]{0,30}")
 SHA = re.compile(r"[0-9a-f]{6,40}")
 STEM = re.compile(r"(?P<app>[a-z][a-z0-9-]{0,30})-(?P<sha>[0-9a-f]{40})-(?P<recipe>[0-9a-f]{8})")
-ENDINGS = (".cdx.json", ".squashfs", ".json")
+ENDINGS = (".cdx.json", ".json.sig", ".squashfs", ".json")
 FORMAT = 1
 
 
@@ -109,29 +107,24 @@ def verify_manifest(manifest: Mapping[str, Any], app: str, sha: object) -> None:
     _verify_image(manifest.get("image"), stem.name)
 
 
-def choose_in_directory(
-    directory: str | os.PathLike[str], app: str, sha: object = None, artifact: str | None = None
-) -> tuple[str, dict[str, Any]]:
-    """The chosen stem and its verified manifest, from a store that is a directory. Raises ArtifactError."""
-    if not artifact:
-        sha = check_sha(sha)
-    try:
-        names = sorted(path.name for path in Path(directory).iterdir())
-    except OSError as error:
-        raise ArtifactError(f"the artifact store {os.fspath(directory)} cannot be read: {error.strerror}") from error
-    # Only the manifest makes an artifact: it is written last.
-    stems = [stem for name in names if _is_manifest(name) and (stem := parse_stem(name))]
-    entries: list[Mapping[str, Any] | str] = []
-    for stem in stems:
-        rivals = [other for other in stems if other[:2] == stem[:2]]
-        entries.append(_read(directory, stem.name) if len(rivals) > 1 and stem.app == app else stem.name)
-    chosen = choose(entries, app, sha, artifact)
-    manifest = _read(directory, chosen)
-    stem_chosen = parse_stem(chosen)
-    verify_manifest(manifest, app, sha or (stem_chosen.sha if stem_chosen else ""))
-    if manifest["artifact"] != chosen:
-        raise ArtifactError(f"the manifest {chosen}.json describes {manifest['artifact']}: build it again")
-    return chosen, manifest
+def manifests(names: Iterable[str]) -> list[Stem]:
+    """The artifacts among the files of a store. Only the manifest makes one: it is written last."""
+    return [stem for name in names if _is_manifest(name) and (stem := parse_stem(name))]
+
+
+def is_url(store: str) -> bool:
+    """Whether a store is an address, and no directory."""
+    return "://" in store
+
+
+def url_problem(url: str) -> str:
+    """What is wrong with the address of a store, without naming any part of it; empty if nothing is."""
+    parts = urlsplit(url) if re.fullmatch(r"[!-~]+", url) else None
+    if parts is None or parts.scheme != "https" or not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", parts.netloc):
+        return "must be a directory, or an https address such as https://artifacts.example.org/orders"
+    if parts.query or parts.fragment:
+        return "must have no query and no fragment (artifact_token is for the secret)"
+    return ""
 
 
 def _held(entries: Iterable[Mapping[str, Any] | str]) -> dict[Stem, str]:
@@ -199,21 +192,13 @@ def _verify_image(image: object, stem: str) -> None:
         raise ArtifactError(f"the manifest of {stem} does not name its image: build it again")
     if not re.fullmatch(r"[0-9a-f]{64}", str(image.get("sha256", ""))):
         raise ArtifactError(f"the manifest of {stem} has no digest of its image: build it again")
+    size = image.get("bytes")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ArtifactError(f"the manifest of {stem} does not say how large its image is: build it again")
 
 
 def _is_manifest(name: str) -> bool:
     return name.endswith(".json") and not name.endswith(".cdx.json")
-
-
-def _read(directory: str | os.PathLike[str], stem: str) -> dict[str, Any]:
-    path = Path(directory) / f"{stem}.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"the manifest {path} cannot be read ({type(error).__name__}): build it again") from error
-    if not isinstance(manifest, dict):
-        raise ArtifactError(f"the manifest {path} is not a JSON object: build it again")
-    return manifest
 
 
 def _and(names: list[str]) -> str:

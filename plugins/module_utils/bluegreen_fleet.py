@@ -926,7 +926,7 @@ def prepare(
 ) -> list[dict[str, Any]]:
     """The steps as the host tool takes them: conditions resolved, and what every call needs filled in.
 
-    `given` holds what must not stand in a task's arguments: {manifest, image, config, session}.
+    `given` holds what must not stand in a task's arguments: {artifact, config, session}.
     """
     chosen = [dict(step) for step in steps if not step.get("only") or holds(fleet, step["only"], host)]
     configured = next((str(call.get("id", "configure")) for call in chosen if call["verb"] == "configure"), None)
@@ -997,7 +997,7 @@ def filled(call: Mapping[str, Any], fleet: Fleet, given: Mapping[str, Any]) -> d
     """What the plugin adds to a step of each verb."""
     match call["verb"]:
         case "stage":
-            return {"manifest": given["manifest"]} | ({"image": given["image"]} if given.get("image") else {})
+            return dict(given["artifact"])
         case "configure":
             return {"artifact": fleet.inputs["artifact"]["stem"], "config": given["config"]}
         case "route":

@@ -107,6 +107,8 @@ def _stage(hosts: Merged) -> str:
         return f"the image goes to {listed(lacking)}"
     if sent:
         return f"image {max(sent.values()) / 1e6:.0f} MB sent to {listed(list(sent))}"
+    if fetched := {host: answer["fetched"] for host, answer in hosts.items() if answer.get("fetched")}:
+        return f"image {max(fetched.values()) / 1e6:.0f} MB fetched by {listed(list(fetched))}"
     return "image already there"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +11,7 @@ import pytest
 from ansible.errors import AnsibleConnectionFailure
 
 from plugins.action import bluegreen as action
-from plugins.action import bluegreen_inputs, bluegreen_outcome
-from plugins.module_utils.bluegreen_inputs import Refused
+from plugins.action import bluegreen_outcome
 from tests.unit.plugins import test_fleet as made
 
 SECRET = "marker-of-a-secret"
@@ -138,6 +136,27 @@ def test_the_image_is_sent_only_where_it_is_missing(tmp_path: Path, monkeypatch:
     assert SECRET not in json.dumps(found)
 
 
+def test_a_host_that_fetches_for_itself_is_given_the_token_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.json").write_text('{"artifact": "x"}')
+    (tmp_path / "m.json.sig").write_text("signed")
+    inputs = made.inputs()
+    source = {"url": "https://store.example.org/x", "accept": "", "seconds": 60}
+    inputs["artifact"] |= {"manifest": str(tmp_path / "m.json"), "image": "", "source": source}
+    inputs["artifact"] |= {"signature": str(tmp_path / "m.json.sig")}
+    connection = Connection({**ok(stage={"have": False}), "stopped": "stage"}, ok(stage={"have": True}))
+    steps: list[dict[str, Any]] = [{"verb": "stage"}]
+    found = perform(connection, "stage", steps, monkeypatch, inputs=inputs, variables={"artifact_token": SECRET})
+    first, second = (call["steps"][0] for call in connection.calls)
+    assert (first["signature"], first["sha"], first["manifest"]) == ("signed", inputs["sha"], {"artifact": "x"})
+    assert "source" not in first
+    assert second["source"] == source | {"token": SECRET}
+    assert connection.files == []
+    assert (found["fetched"], "sent" in found) == (5 << 20, False)
+    assert SECRET not in json.dumps(found)
+
+
 def test_what_must_happen_follows_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = Connection(refused(1), ok())
     steps, always = [{"verb": "reconcile"}], [{"verb": "lease", "action": "release"}]
@@ -223,35 +242,6 @@ def test_without_inputs_a_phase_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     assert found["failed"]
     assert "--limit" in found["error"]["what"]
     assert connection.calls == []
-
-
-# inputs
-
-
-def store(tmp_path: Path, content: bytes = b"image") -> tuple[Path, dict[str, Any]]:
-    stem = f"shop-{'a' * 40}-11111111"
-    image = {"file": f"{stem}.squashfs", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (tmp_path / image["file"]).write_bytes(content)
-    return tmp_path, {"artifact": stem, "image": image}
-
-
-def test_a_whole_image_passes(tmp_path: Path) -> None:
-    bluegreen_inputs.verify_image(*store(tmp_path))
-
-
-@pytest.mark.parametrize("content", [b"imag", b"imagE", b"image and more"])
-def test_a_damaged_image_is_refused(tmp_path: Path, content: bytes) -> None:
-    directory, manifest = store(tmp_path)
-    (directory / manifest["image"]["file"]).write_bytes(content)
-    with pytest.raises(Refused, match="damaged"):
-        bluegreen_inputs.verify_image(directory, manifest)
-
-
-def test_a_missing_image_is_refused(tmp_path: Path) -> None:
-    directory, manifest = store(tmp_path)
-    (directory / manifest["image"]["file"]).unlink()
-    with pytest.raises(Refused, match="cannot be read"):
-        bluegreen_inputs.verify_image(directory, manifest)
 
 
 # outcome

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.module_utils import bluegreen_artifacts as artifacts
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HEX = "0123456789abcdef"
 SHA1 = "abc123" + "0" * 34
@@ -175,26 +171,3 @@ def test_verify_accepts_its_own() -> None:
 def test_verify_refuses_others(change: dict[str, Any], word: str) -> None:
     with pytest.raises(ArtifactError, match=word):
         artifacts.verify_manifest(manifest(STEM1) | change, "orders", SHA1)
-
-
-def test_choose_in_directory_reads_only_finished_artifacts(tmp_path: Path) -> None:
-    (tmp_path / f"{STEM2}.squashfs").write_bytes(b"half")
-    older, newer = f"orders-{SHA1}-ffffffff", f"orders-{SHA1}-00000000"
-    for stem, built in ((older, "2026-01-01T00:00:00Z"), (newer, "2026-01-02T00:00:00Z")):
-        (tmp_path / f"{stem}.json").write_text(json.dumps(manifest(stem, built)))
-        (tmp_path / f"{stem}.cdx.json").write_text("{}")
-    assert artifacts.choose_in_directory(tmp_path, "orders", "abc123")[0] == newer
-    assert artifacts.choose_in_directory(tmp_path, "orders", None, older)[1]["artifact"] == older
-    with pytest.raises(ArtifactError, match="no artifact of orders for abc124"):
-        artifacts.choose_in_directory(tmp_path, "orders", "abc124")
-    with pytest.raises(ArtifactError, match="cannot be read"):
-        artifacts.choose_in_directory(tmp_path / "none", "orders", "abc123")
-
-
-def test_choose_in_directory_refuses_a_manifest_of_another_name(tmp_path: Path) -> None:
-    (tmp_path / f"{STEM1}.json").write_text(json.dumps(manifest(f"orders-{SHA1}-22222222")))
-    with pytest.raises(ArtifactError, match="describes"):
-        artifacts.choose_in_directory(tmp_path, "orders", "abc123")
-    (tmp_path / f"{STEM1}.json").write_text("{")
-    with pytest.raises(ArtifactError, match="cannot be read"):
-        artifacts.choose_in_directory(tmp_path, "orders", "abc123")

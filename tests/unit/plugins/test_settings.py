@@ -62,6 +62,9 @@ def test_the_shortest_good_settings_have_no_problem() -> None:
         {"judge_prometheus_url": "https://[2001:db8::1]:9090/prefix/"},
         {"monitoring_targets": [TARGET, TARGET | {"path": "/m", "scheme": "https", "labels": {"tier": "web"}}]},
         {"judge_max_p95": 0, "judge_max_error_share": "0.1", "judge_latency_factor": 1.5},
+        {"artifact_store": "https://store.example.org:8443/orders", "artifact_fetch": "host", "artifact_token": "t"},
+        {"artifact_store": "/srv/artifacts", "artifact_signers": "signers.txt", "artifact_require_signature": True},
+        {"artifact_require_signature": False, "artifact_signers": ""},
     ],
 )
 def test_good_settings(changes: dict[str, Any]) -> None:
@@ -79,6 +82,15 @@ def test_a_missing_setting_is_named_with_its_file(name: str, value: object) -> N
     ("changes", "part"),
     [
         ({"app_name": "Orders"}, "app_name is 'Orders'"),
+        ({"artifact_store": "http://store.example.org"}, "artifact_store must be a directory, or an https address"),
+        ({"artifact_store": "https://me:secret@store.example.org/"}, "artifact_store must be a directory, or an https"),
+        ({"artifact_store": "https://store.example.org/?key=secret"}, "artifact_store must have no query"),
+        ({"artifact_fetch": "hosts"}, "artifact_fetch is 'hosts'; it must be controller or host"),
+        ({"artifact_fetch": "host"}, "artifact_fetch is host; hosts fetch for themselves from an https artifact_store"),
+        ({"artifact_token": "two words"}, "artifact_token must not contain blanks"),
+        ({"artifact_require_signature": True}, "artifact_require_signature is true and artifact_signers is not set"),
+        ({"artifact_require_signature": "yes"}, "artifact_require_signature must be true or false"),
+        ({"artifact_timeout": 0}, "artifact_timeout must be at least 1"),
         ({"app_name": "orders\n"}, "app_name is"),
         ({"app_name": "orders-blue"}, "must not end in -blue"),
         ({"app_name": "postgres"}, "taken on every host"),

@@ -499,7 +499,7 @@ def test_a_settled_tree_does_not_show_who_built_it(tmp_path: Path) -> None:
 def test_a_link_that_no_host_would_open_is_found_by_the_build(tmp_path: Path, folder: bool) -> None:
     (tmp_path / "root/app").mkdir(parents=True)
     (tmp_path / "root/app/docs").symlink_to("/etc" if folder else "../../elsewhere")
-    with pytest.raises(InputError, match="app/docs is a link that leads outside: .*; remove it"):
+    with pytest.raises(InputError, match=r"app/docs is a link that leads outside: .*; remove it"):
         tree.settle(tmp_path / "root", "/srv/orders/images/x")
 
 

@@ -1,4 +1,4 @@
-"""Signing: with a key file or an agent's key; an artifact that somebody else put into the store is not taken for ours."""
+"""Signing with a key file or an agent's key; an artifact that somebody else put into the store is not ours."""
 
 from __future__ import annotations
 
@@ -100,6 +100,7 @@ def test_only_an_artifact_of_ours_stands_for_the_one_to_be_built(tmp_path: Path,
     text = signature.text(MANIFEST)
     allowed = f"colleague {colleague.with_suffix('.pub').read_text()}"
     trusted = signing.trusting(signing.check_key(key), allowed)
+    other = MANIFEST | {"artifact": "y"}
     found = {
         name: store.find(publish(tmp_path, armoured, manifest), "x", trusted) is not None
         for name, armoured, manifest in (
@@ -108,11 +109,7 @@ def test_only_an_artifact_of_ours_stands_for_the_one_to_be_built(tmp_path: Path,
             ("a stranger's", signing.sign(text, strange), MANIFEST),
             ("unsigned", "", MANIFEST),
             ("changed", signing.sign(text, key), MANIFEST | {"more": 1}),
-            (
-                "another's",
-                signing.sign(signature.text(MANIFEST | {"artifact": "y"}), key),
-                MANIFEST | {"artifact": "y"},
-            ),
+            ("another's", signing.sign(signature.text(other), key), other),
         )
     }
     assert [name for name, good in found.items() if good] == ["ours", "a colleague's"]
@@ -127,7 +124,7 @@ def test_the_signers_of_an_inventory(tmp_path: Path) -> None:
     assert sources.signers(values, Path("/repo")) == ("a b c", b"")
     assert sources.signers({}, Path("/repo")) == ("", b"")
     for wrong in ("{{ somewhere }}", "missing", 3):
-        with pytest.raises(InputError, match="artifact_signers .* is not a file"):
+        with pytest.raises(InputError, match=r"artifact_signers .* is not a file"):
             sources.signers({"artifact_signers": wrong}, tmp_path)
 
 
