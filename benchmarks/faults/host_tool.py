@@ -110,6 +110,7 @@ class Bench:
         store = rig.fleet.store
         stem = next(path.stem for path in sorted(store.glob(f"{APP}-{rig.fleet.shas[THIRD]}-*.squashfs")))
         self.manifest = json.loads((store / f"{stem}.json").read_text())
+        self.signature = (store / f"{stem}.json.sig").read_text()
         others = (path for path in store.glob(f"{APP}-*.json") if path.stem != stem and not path.stem.endswith(".cdx"))
         shared = {name for path in others for name in json.loads(path.read_text())["static"]["hashed"]}
         self.own = [name for name in self.manifest["static"]["hashed"] if name not in shared]
@@ -128,6 +129,10 @@ class Bench:
         self.rig.on(HOST, f"cp /srv/spare.squashfs /srv/{APP}/inbox/{name} && chown deploy: /srv/{APP}/inbox/{name}")
         return name
 
+    def stage(self) -> dict[str, Any]:
+        """The step that stages the third release."""
+        return {"verb": "stage", "manifest": self.manifest, "signature": self.signature, "image": self.upload()}
+
     def steps(self, verb: str, goal: str) -> list[dict[str, Any]]:
         """What a controller calls, up to this verb."""
         route = {"verb": "route", "release": goal, "share": 100, "ttl": TTL, "kind": "deploy"}
@@ -141,7 +146,7 @@ class Bench:
             "revert": [route, revert],
         }
         if verb == "stage":
-            return [{"verb": "stage", "manifest": self.manifest, "image": self.upload()}]
+            return [self.stage()]
         if verb == "prune":
             return [{"verb": "prune", "keep": 5}]
         return rows[verb]
@@ -151,7 +156,7 @@ class Bench:
         goal = self.goal()
         self.driver.take()
         if verb == "prune":
-            self.driver.call({"verb": "stage", "manifest": self.manifest, "image": self.upload()})
+            self.driver.call(self.stage())
             self.rig.on(HOST, FORGOTTEN.format(app=APP))
         *before, last = self.steps(verb, goal)
         if before:
@@ -167,7 +172,7 @@ class Bench:
         if live != goal:
             self.driver.call(*self.steps("confirm", goal))
         self.driver.call({"verb": "processes", "action": "settle", "wait": False})
-        self.driver.call({"verb": "stage", "manifest": self.manifest, "image": self.upload()})
+        self.driver.call(self.stage())
         self.driver.call({"verb": "prune", "keep": 5})
         self.driver.release()
 

@@ -111,6 +111,7 @@ class Fleet:
         self.directory = directory.absolute()
         self.source = work.absolute() / APP
         self.store = work.absolute() / "artifacts"
+        self.signing_key = work.absolute() / "signing_key"
         self.nodes = layout(app_servers, subnet)
         self.shas: dict[str, str] = {}
         self.ssh_key = STATE / "id_ed25519"
@@ -141,13 +142,24 @@ class Fleet:
             shutil.rmtree(self.directory)
         values = self.directory / "group_vars" / "app_servers"
         values.mkdir(mode=0o700, parents=True)
-        settings = {"app_source": str(self.source), "artifact_store": str(self.store)} | (extra or {})
+        signers = self.directory / "allowed_signers.txt"
+        signers.write_text(f"{MARK}example {self.make_signing_key()}\n", encoding="utf-8")
+        settings: dict[str, object] = {"app_source": str(self.source), "artifact_store": str(self.store)}
+        settings |= {"artifact_signers": str(signers), "artifact_require_signature": True} | (extra or {})
         hosts.write_text(inventory_text(self.nodes), encoding="utf-8")
         (values / "app.yml").write_bytes((SETTINGS / "app.yml").read_bytes())
         template = (SETTINGS / "secrets.yml").read_text(encoding="utf-8")
         write_atomic(values / "secrets.yml", secrets_text(template), 0o600)
         # Named so that it is read last: Ansible reads these files in the order of their names.
         (values / "zz-here.yml").write_text(f"---\n{MARK}{json.dumps(settings, indent=2)}\n", encoding="utf-8")
+
+    def make_signing_key(self) -> str:
+        """The key that signs the artifacts, made once beside them. Returns its public half."""
+        if not self.signing_key.exists():
+            self.signing_key.parent.mkdir(parents=True, exist_ok=True)
+            words = ["-q", "-t", "ed25519", "-N", "", "-C", "example", "-f", str(self.signing_key)]
+            run([program("ssh-keygen"), *words], what="make a key that signs", timeout=30)
+        return " ".join(self.signing_key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2])
 
     def make_repository(self) -> None:
         """Lays out the example's history as a git repository and reads its commits."""
@@ -164,7 +176,8 @@ class Fleet:
 
     def build(self, release: str) -> list[str]:
         """scripts/build-artifact for one release of the example."""
-        return [str(REPO / "scripts" / "build-artifact"), "-i", str(self.directory), "--rev", self.shas[release]]
+        words = [str(REPO / "scripts" / "build-artifact"), "-i", str(self.directory), "--rev", self.shas[release]]
+        return [*words, "--sign", str(self.signing_key)]
 
     def playbook(self, name: str, **variables: object) -> list[str]:
         """ansible-playbook NAME with extra variables."""

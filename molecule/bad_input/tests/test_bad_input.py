@@ -139,6 +139,38 @@ def test_an_artifact_that_cannot_be_used_is_refused(vm: Deployment, kind: str, s
     refused(vm.refuse("deploy.yml", sha=vm.sha("n2")[:12], artifact_store=store), *named)
 
 
+def make_key(path: Path) -> Path:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", path], check=True)
+    return path
+
+
+def sign(store: Path, key: Path) -> None:
+    """Sign the manifest in a store."""
+    manifest = next(path for path in store.glob("*.json") if not path.name.endswith(".cdx.json"))
+    command = ["ssh-keygen", "-q", "-Y", "sign", "-n", "bluegreen-artifact", "-f", key]
+    made = subprocess.run(command, input=manifest.read_bytes(), stdout=subprocess.PIPE, check=True).stdout
+    manifest.with_suffix(".json.sig").write_bytes(made)
+
+
+ORIGINS = {"unsigned": "artifact_require_signature", "of a stranger": "stranger", "forged": "changed after"}
+
+
+@pytest.mark.parametrize("kind", ORIGINS)
+def test_an_artifact_that_nobody_trusted_has_signed_is_refused(
+    vm: Deployment, kind: str, store: Path, tmp_path: Path
+) -> None:
+    ours, other = make_key(tmp_path / "ours"), make_key(tmp_path / "other")
+    sign(store, other if kind == "of a stranger" else ours)
+    signers = tmp_path / "signers.txt"
+    signers.write_text(f"ci@example.org {ours.with_suffix('.pub').read_text()}")
+    if kind == "unsigned":
+        next(store.glob("*.json.sig")).unlink()
+    if kind == "forged":
+        change(store, built_at="2001-01-01T00:00:00Z")
+    where = {"artifact_store": store, "artifact_signers": signers, "artifact_require_signature": True}
+    refused(vm.refuse("deploy.yml", sha=vm.sha("n2")[:12], **where), ORIGINS[kind])
+
+
 @pytest.mark.parametrize("name", ["app_name", "app_domain", "app_settings_module"])
 @pytest.mark.parametrize("playbook", ["deploy.yml", "provision.yml"])
 def test_a_missing_setting_is_named_with_its_file(vm: Deployment, playbook: str, name: str, tmp_path: Path) -> None:

@@ -262,8 +262,14 @@ def test_the_inventory(tmp_path: Path) -> None:
     assert yaml.safe_load((values / last).read_text()) == {
         "app_source": str(tmp_path / "orders"),
         "artifact_store": str(tmp_path / "artifacts"),
+        "artifact_signers": str(tmp_path / "inventory/allowed_signers.txt"),
+        "artifact_require_signature": True,
         "app_env": {"A": "1"},
     }
+    signers = (tmp_path / "inventory/allowed_signers.txt").read_text()
+    assert (tmp_path / "signing_key.pub").read_text().split()[1] in signers
+    fleet.write_inventory()
+    assert (tmp_path / "inventory/allowed_signers.txt").read_text() == signers, "what was signed stays good"
 
 
 def test_secrets_are_new_each_time_and_readable_by_the_owner_alone(tmp_path: Path) -> None:
