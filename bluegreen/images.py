@@ -292,20 +292,21 @@ def receive(paths: Paths, config: HostConfig, manifest: dict[str, Any], deliver:
     temporary = paths.images / f"{files.TEMPORARY_PREFIX}{name}.squashfs"
     digest = hashlib.sha256()
     copied = 0
-    try:
+
+    def keep(reader: IO[bytes]) -> None:
+        nonlocal copied
+        # opened here and not before: a child that delivers must not inherit it
         with open(temporary, "wb") as writer:
             os.fchmod(writer.fileno(), 0o600)
-
-            def keep(reader: IO[bytes]) -> None:
-                nonlocal copied
-                while copied <= size and (chunk := reader.read(MIB)):
-                    copied += len(chunk)
-                    digest.update(chunk)
-                    writer.write(chunk)
-
-            deliver(keep)
+            while copied <= size and (chunk := reader.read(MIB)):
+                copied += len(chunk)
+                digest.update(chunk)
+                writer.write(chunk)
             writer.flush()
             os.fsync(writer.fileno())
+
+    try:
+        deliver(keep)
         if copied != size or digest.hexdigest() != wanted:
             why = f"sha256 {digest.hexdigest()[:12]}… instead of {wanted[:12]}…"
             why = why if copied == size else f"{min(copied, size + 1)} bytes instead of {size}"
