@@ -26,6 +26,11 @@ ROOT = "squashfs-root"
 LINE = re.compile(
     r"(?P<kind>.)(?P<mode>[-rwxsStT]{9}) +\d+/\d+ +(?P<size>\d+|\d+, *\d+) +[\d-]{10} [\d:]{5} (?P<name>.*)"
 )
+# the same for all that may be: one look for each of thousands of lines
+ORDINARY = re.compile(
+    r"([-d])[-rwx]{9} +\d+/\d+ +(\d+) +[\d-]{10} [\d:]{5} squashfs-root(?:/(?P<name>[^\x00-\x1f\x7f-\x9f]+))?"
+)
+STEP = re.compile(r"(^|/)\.{0,2}(/|$)")  # an empty part of a path, `.` or `..`
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 SPECIAL = {"b": "a block device", "c": "a character device", "p": "a pipe", "s": "a socket"}
 INTERPRETER = re.compile(r"venv/bin/python(3(\.\d+)?)?")
@@ -49,6 +54,12 @@ def examine(lines: Iterable[str], place: str) -> Contents:
     seen: set[str] = set()
     size = 0
     for line in lines:
+        ordinary = ORDINARY.fullmatch(line)
+        if ordinary is not None:
+            kind, length, name = ordinary.groups(default="")
+            size += int(length) if kind == "-" else 0
+            add(seen, name, size)
+            continue
         found = LINE.fullmatch(line)
         if found is None or CONTROL.search(found["name"]):
             raise bad("a name that cannot be read", ascii(line[:120]))
@@ -59,19 +70,23 @@ def examine(lines: Iterable[str], place: str) -> Contents:
             raise bad("a member of an unknown kind", ascii(line[:120]))
         if set(found["mode"]) & set("sStT"):
             raise bad("a setuid, setgid or sticky member", name[:120])
-        if name in seen or not plain(name):
-            raise bad("a name that is there twice" if name in seen else "a name that leads outside", name[:120])
         if kind == "l" and (problem := link_problem(name, target, place)):
             raise bad(f"a link that {problem}", f"{name} -> {target}"[:200])
-        seen.add(name)
-        size += int(found["size"]) if kind == "-" else 0
-        if len(seen) > MOST_MEMBERS:
-            raise bad(f"more than {MOST_MEMBERS} members", "an image may not")
-        if size > MOST_BYTES:
-            raise bad(f"files of more than {MOST_BYTES >> 20} MB together", "an image may not")
+        add(seen, name, size)
     if not seen:
         raise bad("nothing")
     return Contents(len(seen), size)
+
+
+def add(seen: set[str], name: str, size: int) -> None:
+    """Count a member. Raises BluegreenError for a name that cannot be, and for too much."""
+    if name in seen or not plain(name):
+        raise bad("a name that is there twice" if name in seen else "a name that leads outside", name[:120])
+    seen.add(name)
+    if len(seen) > MOST_MEMBERS:
+        raise bad(f"more than {MOST_MEMBERS} members", "an image may not")
+    if size > MOST_BYTES:
+        raise bad(f"files of more than {MOST_BYTES >> 20} MB together", "an image may not")
 
 
 def split_name(shown: str, link: bool) -> tuple[str, str]:
@@ -86,7 +101,7 @@ def split_name(shown: str, link: bool) -> tuple[str, str]:
 
 def plain(name: str) -> bool:
     """Whether a path has neither empty parts nor `.` nor `..`; the root itself is the empty one."""
-    return not name or not {"", ".", ".."} & set(name.split("/"))
+    return not name or STEP.search(name) is None
 
 
 def link_problem(name: str, target: str, place: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import pwd
@@ -69,6 +71,8 @@ def stream(
     Returns and raises as `call` does.
     """
     reader, writer = os.pipe()
+    with contextlib.suppress(OSError):  # larger where the kernel lets us: fewer turns between the two
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
 
     def write() -> Any:
         os.close(reader)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 import re
+import shutil
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,35 +84,57 @@ def verify(message: bytes, armoured: str, allowed: str, revoked: bytes = b"") ->
     allowed: the text of a file of allowed signers (ssh-keygen(1), ALLOWED SIGNERS), judged at this moment.
     revoked: a key revocation list, or public keys, one on a line; empty for none.
     """
-    import tempfile  # slow to import
-
     said = parse(armoured)
     if said.namespace != NAMESPACE:
         raise rejected(
             "the manifest's signature was not made for an artifact", f"its namespace is {said.namespace[:60]!a}"
         )
-    with tempfile.TemporaryDirectory(prefix="bluegreen-") as folder:
-        place = Path(folder)
+    # not tempfile, which is slow to import: a name nobody can guess, and a directory nobody else enters
+    place = Path(os.environ.get("TMPDIR") or "/tmp", f"bluegreen-{os.urandom(12).hex()}")  # noqa: S108
+    place.mkdir(mode=0o700)
+    try:
         (place / "allowed").write_text(allowed, encoding="utf-8")
         (place / "signature").write_text(armoured, encoding="utf-8")
         (place / "revoked").write_bytes(revoked)
+        return _verify(place, message, said, allowed, bool(revoked))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _verify(place: Path, message: bytes, said: Envelope, allowed: str, revoking: bool) -> dict[str, str]:
+    """The same with all files in `place`."""
+    revocation = ("-r", str(place / "revoked")) if revoking else ()
+    principal, err = principal_of(said.key, allowed), ""
+    status, out, err = _keygen("verify", place, message, *_words(principal), *revocation) if principal else (1, "", "")
+    if status != 0:
+        # perhaps another line, or an authority's: ssh-keygen knows them all
         status, out, err = _keygen("find-principals", place, b"")
-        # a line may name several, and patterns; each of them matches itself
         names = out.splitlines() if status == 0 else []
         principal = next((name for name in names if name and not name.startswith("!")), "")
         if not principal:
             raise rejected(*_untrusted(said, allowed, err))
-        words = ("-I", principal, "-n", NAMESPACE)
-        without = _keygen("verify", place, message, *words)
-        with_list = _keygen("verify", place, message, *words, "-r", str(place / "revoked")) if revoked else without
-    if without[0] == 0 and with_list[0] != 0:
+        status, out, err = _keygen("verify", place, message, *_words(principal), *revocation)
+    good = GOOD.search(out)
+    if status == 0 and good is not None:
+        return {"principal": principal, "key": good[2], "type": good[1]}
+    if "not permitted for use in signature namespace" in err:
+        raise rejected(f"the key of {principal} may not sign artifacts", "its line of artifact_signers says so")
+    if revoking and _keygen("verify", place, message, *_words(principal))[0] == 0:
         raise rejected(f"the key of {principal} is revoked", f"{said.fingerprint} is in artifact_revoked")
-    good = GOOD.search(with_list[1])
-    if with_list[0] != 0 or good is None:
-        if "not permitted for use in signature namespace" in with_list[2]:
-            raise rejected(f"the key of {principal} may not sign artifacts", "its line of artifact_signers says so")
-        raise rejected("the manifest was changed after it was signed", f"its signature is of {principal}")
-    return {"principal": principal, "key": good[2], "type": good[1]}
+    raise rejected("the manifest was changed after it was signed", f"its signature is of {principal}")
+
+
+def _words(principal: str) -> tuple[str, ...]:
+    return ("-I", principal, "-n", NAMESPACE)
+
+
+def principal_of(key: str, allowed: str) -> str:
+    """The name on the first line that has this key; empty where it must be asked for. It only saves a question."""
+    for line in allowed.splitlines():
+        words = line.split()
+        if key in words and re.fullmatch(r"[A-Za-z0-9@._+-]+", words[0]):
+            return words[0]
+    return ""
 
 
 def _untrusted(said: Envelope, allowed: str, err: str) -> tuple[str, str]:
@@ -140,6 +164,4 @@ def _keygen(action: str, place: Path, message: bytes, *words: str) -> tuple[int,
 
 
 def _env() -> dict[str, str]:
-    import os
-
     return {"PATH": os.environ.get("PATH") or "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
