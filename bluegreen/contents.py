@@ -20,7 +20,7 @@ MOST_MEMBERS = 200_000  # a real application with its virtualenv had 9,500 (160 
 MOST_BYTES = 4 << 30
 LIST_SECONDS = 60.0
 UNPACK_SECONDS = 300.0
-MEMORY = 2 << 30  # bytes of address space for unsquashfs
+MEMORY = 4 << 30  # bytes of address space for unsquashfs: its queues, and the stacks of a thread for each processor
 ROOT = "squashfs-root"
 # mode owner size|major, minor date time name; a name may hold blanks, and a link's target follows an arrow
 LINE = re.compile(

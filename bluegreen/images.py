@@ -11,11 +11,14 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from bluegreen import contents, files, privileges, units
+from bluegreen import files, privileges, units
 from bluegreen.config import HostConfig, Paths
 from bluegreen.errors import BluegreenError, bad_input, check_failed, refused
+
+if TYPE_CHECKING:
+    from bluegreen import contents
 
 FORMAT = 1
 MIB = 1 << 20
@@ -181,6 +184,8 @@ def unpack(paths: Paths, config: HostConfig, name: str) -> None:
 
     A user without privileges unpacks, below a directory that only root may enter; then all of it becomes root's.
     """
+    from bluegreen import contents  # most calls open nothing
+
     image, target = paths.images / f"{name}.squashfs", paths.images / name
     check_space(paths, config, inspect(image, place_of(paths, name)).bytes)
     aside = paths.images / f"{files.TEMPORARY_PREFIX}unpack-{name}"
@@ -210,6 +215,8 @@ def place_of(paths: Paths, name: str) -> str:
 
 def inspect(image: Path, place: str) -> contents.Contents:
     """Look inside an image without opening it. Raises BluegreenError for what must not be in it; see contents.py."""
+    from bluegreen import contents  # most calls open nothing
+
     contents.claimed(image)
     with readable(image):
         lines = privileges.call(lambda: contents.listed(image), timeout=contents.LIST_SECONDS + 10)
