@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 REPO = Path(__file__).parents[3]
-PARTS = ("ansible.cfg", "deploy.yml", "rollback.yml", "status.yml", "group_vars", "playbooks", "plugins", "roles")
+PARTS = ("ansible.cfg", "bluegreen", "deploy.yml", "rollback.yml", "status.yml")
+PARTS += ("group_vars", "playbooks", "plugins", "roles")
 HOSTS = """\
 app_servers:
   vars: {ansible_connection: local, ansible_python_interpreter: "{{ ansible_playbook_python }}"}

@@ -48,7 +48,7 @@ def nothing_stays() -> Iterator[None]:
 
 def test_a_rollback_shows_what_ansible_shows_and_says_how_it_ended(site: Any) -> None:
     status, output = site.run("rollback", "--env", "test", "--result", "result.json", "--watch=")
-    assert status == 0
+    assert status == 0, output
     assert [line.split()[0] for line in output.splitlines()] == ["Preflight", "Switch", "Confirm", "shop:"]
     assert "back on aaaaaaaaaaaa on 2 hosts" in output
     result = site.result()
@@ -62,7 +62,7 @@ def test_github_gets_groups_an_annotation_and_a_summary(site: Any, tmp_path: Pat
     summary = tmp_path / "summary.md"
     github = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary), "GITHUB_WORKSPACE": str(site.path)}
     status, output = site.run("rollback", "--env", "test", "--result", "result.json", **github)
-    assert status == site.result()["exit"] == 6
+    assert status == site.result()["exit"] == 6, output
     lines = output.splitlines()
     assert lines.index("::group::Switch") < lines.index("::endgroup::", lines.index("::group::Switch"))
     errors = [line for line in lines if line.startswith("::error ")]
