@@ -18,7 +18,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,11 +211,11 @@ class Fleet:
         return [f"{url}: {found or 'no answer'}" for url, found in self.serving().items() if found[:12] != sha[:12]]
 
 
-def release_at(url: str, host: str, token: str) -> str:
+def release_at(url: str, host: str, token: str, headers: Mapping[str, str] | None = None) -> str:
     """The release id that answers at a base URL; "" if there is no answer or no stamp."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
     try:
-        connection.request("GET", "/healthz", headers={"Host": host, "X-Bluegreen-Probe": token})
+        connection.request("GET", "/healthz", headers={"Host": host, "X-Bluegreen-Probe": token, **(headers or {})})
         answer = connection.getresponse()
         answer.read()
         return answer.headers.get("X-Bluegreen-Release", "")

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from promises import Deployment, Ran, until
 
+from support.example_fleet import release_at
+
 OLD, BROKEN, GOOD = "r2", "r4", "r5"
 BROKEN_PAGE = "errors in /orders"  # the group of paths that r4 breaks
 # A real series of the Prometheus on cache1: how many samples it found when it last scraped itself. Some hundreds.
@@ -81,14 +83,43 @@ def bad(site: Deployment, release: str) -> bool:
     return all(any(r["sha"] == sha and r["state"] == "bad" for r in s["releases"]) for s in site.status().values())
 
 
+COOKIES = [f"{number:032x}" for number in range(60)]  # visitors who have been here before
+
+
+def met(site: Deployment, release: str, **headers: str) -> dict[str, set[str]]:
+    """For each door, the visitors who meet this release there."""
+    token, sha = site.probe_token(), site.sha(release)[:12]
+
+    def at(url: str) -> set[str]:
+        own = [{"Cookie": f"bgid_{site.app}={cookie}", **headers} for cookie in COOKIES]
+        answers = (release_at(url, site.domain, token, one) for one in own)
+        return {cookie for cookie, answer in zip(COOKIES, answers, strict=True) if answer.startswith(sha)}
+
+    with ThreadPoolExecutor(len(site.urls)) as pool:
+        return dict(zip(site.urls, pool.map(at, site.urls), strict=True))
+
+
 def test_a_good_release_goes_from_share_to_share_and_loses_no_request(site: Deployment, tmp_path: Path) -> None:
     site.given(OLD)
-    with site.under_load(rate=60):
-        shown: list[str] = []
+    tester = json.loads(site.on("web1", f"bluegreen tokens --app {site.app}"))["next"]
+    with site.under_load(rate=60), ThreadPoolExecutor(1) as pool:
         extra = {"sha": site.sha(GOOD), "canary": "10,25", "watch": 6, "report": tmp_path}
-        ran = during(site, 25, lambda: shown.append(site.must("status.yml").output), **extra)
+        deploy = pool.submit(site.playbook, "deploy.yml", **extra)
+        until(lambda: deploy.done() or shares(site) == {10}, "every host routes 10 %", 120)
+        few = met(site, GOOD)
+        invited = met(site, GOOD, **{"X-Bluegreen-Next": tester})
+        turned_away = met(site, GOOD, **{"X-Bluegreen-Next": "guessed"})
+        until(lambda: deploy.done() or shares(site) == {25}, "every host routes 25 %", 120)
+        more, shown = met(site, GOOD), [site.must("status.yml").output]
+        ran = deploy.result()
         assert ran.status == 0, ran.tail()
         site.expect_live(GOOD)
+    assert len({frozenset(some) for some in few.values()}) == 1, f"a visitor meets one release on every host: {few}"
+    (some,), (others,) = (list({frozenset(one) for one in found.values()}) for found in (few, more))
+    assert 0 < len(some) < len(others) < len(COOKIES) / 2
+    assert some < others, "who was among the 10 % is among the 25 %"
+    assert set(map(len, invited.values())) == {len(COOKIES)}, "testers meet the new release, whoever they are"
+    assert turned_away == few, "without the secret there is no way to choose"
     assert "canary of 25 %" in shown[0], shown[0]
     for share in ("canary 10 %", "canary 25 %"):
         assert any(share in line and "pass" in line for line in ran.lines), ran.tail()

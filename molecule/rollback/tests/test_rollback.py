@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from promises import Deployment
 
@@ -14,10 +15,25 @@ def warm(fleet: Deployment) -> set[bool]:
     return {status["idle"]["running"] for status in fleet.status().values()}
 
 
-def test_after_a_then_b_a_rollback_is_back_on_a_within_seconds_and_loses_no_request(fleet: Deployment) -> None:
+def hashed_files(fleet: Deployment) -> set[str]:
+    """The hashed static files that the live release's page names."""
+    page = fleet.on("web1", f"curl -sf -H 'Host: {fleet.domain}' http://127.0.0.1/")
+    return set(re.findall(r"/static/[^\"'?]+\.[0-9a-f]{12}\.\w+", page))
+
+
+def test_a_page_of_the_release_before_the_last_out_of_a_cache_still_gets_its_files(fleet: Deployment) -> None:
     fleet.given("r1")
+    named = hashed_files(fleet)
+    assert named
     fleet.deploy(A, watch=0)
     fleet.deploy(B, watch=0)
+    assert hashed_files(fleet) != named, "the releases should differ in what is asked for"
+    wanted = " ".join(f"-o /dev/null http://127.0.0.1{path}" for path in sorted(named))
+    answers = fleet.everywhere(f"curl -s -w '%{{http_code}} ' -H 'Host: {fleet.domain}' {wanted}")
+    assert {code for answer in answers.values() for code in answer.split()} == {"200"}, answers
+
+
+def test_after_a_then_b_a_rollback_is_back_on_a_within_seconds_and_loses_no_request(fleet: Deployment) -> None:
     assert warm(fleet) == {True}
     with fleet.under_load():
         ran = fleet.must("rollback.yml")
