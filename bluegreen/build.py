@@ -22,7 +22,8 @@ EPOCH = (2020, 1, 1, 0, 0, 0)
 
 def sources(package: Path) -> dict[str, bytes]:
     """File name in the program → content."""
-    found = {f"bluegreen/{path.name}": path.read_bytes() for path in sorted(package.glob("*.py"))}
+    paths = sorted([*package.glob("*.py"), *package.glob("schema/*.py")])
+    found = {f"bluegreen/{path.relative_to(package)}": path.read_bytes() for path in paths}
     return {"__main__.py": MAIN.encode(), **found}
 
 

@@ -5,10 +5,12 @@ Prints one JSON object: {django, cases: {name: {verdict, rules, sql, error, seco
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from bluegreen.schema import decide, models, shadow, tryout
@@ -58,43 +60,63 @@ def executor(connection: Any, state: Any) -> Any:
     return Executor()
 
 
-def use(connection: Any, name: str) -> None:
-    """Connect to another database of the server."""
-    connection.close()
-    connection.settings_dict["NAME"] = name
-
-
 class Bases:
-    """A database for each set of models, made once and copied for each case."""
+    """A database for each set of models, made once: a case changes it in a transaction that is rolled back, or, if it
+    must not run in one, changes a copy."""
 
     def __init__(self, connection: Any, admin: Any) -> None:
         self.connection, self.admin = connection, admin
         self.states: dict[str, tuple[str, Any]] = {}
-        self.count = 0
+        self.copies = 0
 
-    def copy(self, text: str) -> Any:
-        """Connect to a fresh copy of the schema that `text` makes. Returns the models' state."""
+    def make(self, text: str) -> tuple[str, Any]:
+        """The database of the schema that `text` makes, and the models' state."""
         from django.db.migrations.state import ProjectState
 
         if text not in self.states:
             name = f"base_{len(self.states)}"
             self.admin(f"CREATE DATABASE {name}")
-            use(self.connection, name)
+            self.use(name)
             state = ProjectState()
             with self.connection.schema_editor() as editor:
                 state = migration(text, "0001_initial").apply(state, editor)
-            self.connection.close()
+            state.apps  # noqa: B018  rendered once, then copied
             self.states[text] = (name, state)
-        name, state = self.states[text]
-        self.count += 1
-        self.admin(f"CREATE DATABASE case_{self.count} TEMPLATE {name}")
-        use(self.connection, f"case_{self.count}")
-        return state.clone()
+        return self.states[text]
+
+    def use(self, name: str) -> None:
+        """Connect to another database of the server."""
+        if self.connection.settings_dict["NAME"] != name:
+            self.connection.close()
+            self.connection.settings_dict["NAME"] = name
+
+    @contextlib.contextmanager
+    def place(self, text: str, alone: bool) -> Iterator[Any]:
+        """The models' state, with the connection to a schema that may be changed."""
+        from django.db import transaction
+
+        name, state = self.make(text)
+        if alone:
+            self.connection.close()
+            self.copies += 1
+            self.admin(f"CREATE DATABASE case_{self.copies} TEMPLATE {name}")
+            self.use(f"case_{self.copies}")
+            yield state.clone()
+        else:
+            self.use(name)
+            with transaction.atomic():
+                yield state.clone()
+                transaction.set_rollback(True)
 
 
 def try_case(case: Case, bases: Bases, connection: Any, wall: Wall) -> dict[str, Any]:
     """What the classifier says to one case."""
-    state = bases.copy(case.base)
+    with bases.place(case.base, bool(case.loose)) as state:
+        return judge(case, state, connection, wall)
+
+
+def judge(case: Case, state: Any, connection: Any, wall: Wall) -> dict[str, Any]:
+    """The same, of a schema that is there."""
     live_state = state.clone()
     if case.live:
         live_state = migration(case.live, "live").mutate_state(live_state)
@@ -133,7 +155,12 @@ def run(names: list[str]) -> dict[str, Any]:
     place = shadow.find_binaries()
     found: dict[str, Any] = {}
     with shadow.cluster(place, "shadow") as server:
-        entry = {"ENGINE": "django.db.backends.postgresql", "HOST": server.host, "PORT": server.port, "USER": server.user}
+        entry = {
+            "ENGINE": "django.db.backends.postgresql",
+            "HOST": server.host,
+            "PORT": server.port,
+            "USER": server.user,
+        }
         settings.configure(
             DATABASES={"default": {**entry, "NAME": "postgres"}}, INSTALLED_APPS=[], USE_TZ=True,
             DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
@@ -156,7 +183,13 @@ def run(names: list[str]) -> dict[str, Any]:
             try:
                 found[case.name] = try_case(case, bases, connection, wall)
             except Exception as problem:  # noqa: BLE001  one bad case must not hide the others
-                found[case.name] = {"verdict": "error", "rules": [], "all_rules": [], "lines": [tryout.line(problem)], "sql": []}
+                found[case.name] = {
+                    "verdict": "error",
+                    "rules": [],
+                    "all_rules": [],
+                    "lines": [tryout.line(problem)],
+                    "sql": [],
+                }
             found[case.name]["seconds"] = round(time.monotonic() - started, 3)
         connection.close()
         keeper.close()

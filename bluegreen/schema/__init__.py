@@ -1,0 +1,33 @@
+"""Migrations judged before they run: does the live release, and the new one, fit the schema after each of them?
+
+Unprivileged. Run by a release's own virtualenv, as the application's user, never as root:
+
+    PYTHONPATH=/usr/local/bin/bluegreen <release>/venv/bin/python -m bluegreen.schema VERB   (JSON in, JSON out)
+
+| verb | stdin | answer |
+|---|---|---|
+| footprint | databases | {format, databases: {alias: footprint}, drift}: what this release expects; no connection |
+| read | databases | {format, databases: {alias: bundle}}: live schema, applied migrations, sizes; no rows, no secrets |
+| judge | bundle, live, methods, … | the verdicts; runs the release's migrations: behind the wall (wall.UNIT) |
+| plan | all but bundle | read, then judge, each in a process of its own |
+
+What may stand in the order, all optional but `bundle` for judge:
+
+- `live`: what `footprint` answered for the live release; without it only the new release is compared
+- `bundle`: what `read` answered
+- `methods`: of cluster, scratch, static, the first that works (default: all three, in this order). With the network
+  shut off (wall.UNIT) give ["cluster"]; if that answers with an error, ["scratch", "static"] in a unit with it
+- `pg_bin`: directory of PostgreSQL's server programs; `server` {host, port, user, bin}: a throwaway server there is
+- `databases`: {alias: {HOST, PORT, NAME, USER, PASSWORD, OPTIONS}} instead of the settings' own
+- `ledger`: {"app.name": sha256 of the file as it was applied}; `known_ahead`: ["app.name"] applied, not here
+- `sizes_unknown`: true where the sizes of the database that was read say nothing
+
+The answer: {format, verdict, method: shadow or static, method_detail, why_not_better, problems: [reason], footprint,
+seconds, migrations: [{database, app, name, verdict, reasons: [reason], sql, tables: [{name, rows, bytes}], reversible,
+late_possible, bridge, atomic, file, file_sha256, sql_sha256, approval}]}; a reason is {rule, verdict, table,
+column, why, instead, releases, line}. Verdicts: safe, needs_approval, refused. An error is {error: {what, why, next, code}}, with an
+exit status of errors.Code.
+
+To read it: facts.py (what is known), fits.py and rules.py (what follows), decide.py (the verdict), advice.py (its
+words); then catalog.py, models.py, operations.py, tryout.py (where facts come from), shadow.py, wall.py, service.py.
+"""
