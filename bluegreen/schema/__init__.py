@@ -9,6 +9,7 @@ Unprivileged. Run by a release's own virtualenv, as the application's user, neve
 | footprint | databases | {format, databases: {alias: footprint}, drift}: what this release expects; no connection |
 | read | databases | {format, databases: {alias: bundle}}: live schema, applied migrations, sizes; no rows, no secrets |
 | judge | bundle, live, methods, … | the verdicts; runs the release's migrations: behind the wall (wall.UNIT) |
+| prepare | server | {databases}: this release's own databases on a throwaway server, all migrations applied |
 | plan | all but bundle | read, then judge, each in a process of its own |
 
 What may stand in the order, all optional but `bundle` for judge:
@@ -24,9 +25,9 @@ What may stand in the order, all optional but `bundle` for judge:
 
 The answer: {format, verdict, method: shadow or static, method_detail, why_not_better, problems: [reason], footprint,
 seconds, migrations: [{database, app, name, verdict, reasons: [reason], sql, tables: [{name, rows, bytes}], reversible,
-late_possible, bridge, atomic, file, file_sha256, sql_sha256, approval}]}; a reason is {rule, verdict, table,
-column, why, instead, releases, line}. Verdicts: safe, needs_approval, refused. An error is {error: {what, why, next, code}}, with an
-exit status of errors.Code.
+late_possible, bridge, atomic, file, file_sha256, sql_sha256, approval}]}; a reason is {rule, verdict, table, column,
+why, instead, releases, line}. Verdicts: safe, needs_approval, refused.
+An error is {error: {what, why, next, code}}, with an exit status of errors.Code.
 
 To read it: facts.py (what is known), fits.py and rules.py (what follows), decide.py (the verdict), advice.py (its
 words); then catalog.py, models.py, operations.py, tryout.py (where facts come from), shadow.py, wall.py, service.py.

@@ -77,7 +77,8 @@ TEXTS: Mapping[str, Text] = {
     "rewrite": Text("the whole table ({rows} rows) is rewritten while nobody can read or write it", _EXPAND, 3),
     "attach": Text("attached to {parent}: the whole table ({rows} rows) is read under a lock unless a CHECK proves its bounds",
                    "ADD CONSTRAINT … CHECK (the partition's bounds) NOT VALID; VALIDATE CONSTRAINT …; then ATTACH PARTITION", 1),
-    "detach": Text("detached from {parent}: its rows are gone from there", "", 1),
+    "detach": Text("detached from {parent}: its rows are gone from there, and an INSERT of the live release for its range fails, unless there is a default partition", "", 1),
+    "drop-partition": Text("its rows ({rows}) are gone for good, and an INSERT of the live release for its range fails, unless there is a default partition", "", 1),
     # constraints and indexes
     "unique": Text("{name}: what the live release writes may be there already (unique {columns}): its INSERTs and UPDATEs fail",
                    "release 1: the code keeps them unique; release 2: CREATE UNIQUE INDEX CONCURRENTLY, then ADD CONSTRAINT … UNIQUE USING INDEX", 2),
@@ -155,7 +156,7 @@ def text(finding: Finding) -> Text:
     values["bare"], values["column"] = bare, finding.column
     model = finding.values.get("model", "")
     values["removal"] = (
-        f"migrations.RemoveField({model.split('.')[-1]!r}, …)"
+        f"migrations.RemoveField({model.split('.')[-1]!r}, {finding.column!r})"
         if finding.column
         else f"migrations.DeleteModel({model.split('.')[-1]!r})"
     )

@@ -139,7 +139,7 @@ def _tables(scene: Scene) -> Iterator[Finding]:
         yield from _partitions(scene, old, new)
     for name, table in scene.before.tables.items():
         if name in baseline and name not in scene.after.tables and table.parents:
-            yield Finding("drop-table", APPROVAL, name, values={"rows": _rows(scene.setting.size(name))})
+            yield Finding("drop-partition", APPROVAL, name, values={"rows": _rows(scene.setting.size(name))})
 
 
 def _partitions(scene: Scene, old: Table, new: Table) -> Iterator[Finding]:
@@ -402,11 +402,16 @@ def _whole(scene: Scene) -> Iterator[Finding]:
 def touched(step: Step) -> set[str]:
     """The tables whose definition is another after the step: made, changed or dropped ones."""
     before, after = step.before, step.after
-    names = {name for name in {*before.tables, *after.tables} if before.tables.get(name) != after.tables.get(name)}
+    names = {name for name in {*before.tables, *after.tables} if _shape(before, name) != _shape(after, name)}
     for old, new in ((before.constraints, after.constraints), (before.indexes, after.indexes)):
         pairs = [*old.items(), *new.items()]
         names |= {one.table for key, one in pairs if old.get(key) != new.get(key)}
     return names
+
+
+def _shape(catalog: Catalog, name: str) -> Table | None:
+    found = catalog.tables.get(name)
+    return dataclasses.replace(found, file=0) if found else None
 
 
 def _truncated(statements: Iterable[Statement], table: str) -> bool:

@@ -184,6 +184,31 @@ def of_parameters(parameters: Mapping[str, Any]) -> tuple[shadow.Server, dict[st
     return bare, secret
 
 
+def prepare(order: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the databases of this release on the throwaway server of the order (`server`), with all its migrations applied.
+
+    Answers {databases: {alias: where}}. For a comparison without a live database.
+    """
+    server = shadow.Server(**(order.get("server") or {}))
+    databases = settings_databases()
+    places = {}
+    for alias in aliases(databases) or ["default"]:
+        name = f"base_{secrets.token_hex(4)}"
+        shadow.psql(server, "postgres", f"CREATE DATABASE {name} TEMPLATE template0;")
+        places[alias] = {"HOST": server.host, "PORT": str(server.port), "USER": server.user, "NAME": name}
+    replace(databases, places)
+    load()
+    from django.core.management import call_command
+
+    for alias in places:
+        try:
+            call_command("migrate", database=alias, interactive=False, verbosity=0, skip_checks=True)
+        except Exception as problem:  # noqa: BLE001  whatever a migration raises
+            raise check_failed(f"the migrations of the base fail on {alias!r}", tryout.line(problem)) from None
+    _close()
+    return {"format": FORMAT, "databases": places}
+
+
 def judge(order: Mapping[str, Any]) -> dict[str, Any]:
     """Try the pending migrations on a shadow and judge them: the answer of the package's docstring."""
     started = time.monotonic()
@@ -474,6 +499,7 @@ def main(arguments: Sequence[str]) -> int:
         "read": read,
         "judge": judge,
         "plan": plan,
+        "prepare": prepare,
     }
     if len(arguments) != 1 or arguments[0] not in verbs:
         print(f"usage: python -m bluegreen.schema {'|'.join(verbs)}   (JSON on stdin)", file=sys.stderr)

@@ -18,6 +18,7 @@ from bluegreen.schema.facts import Size
 from bluegreen.schema.rules import Setting
 from bluegreen.schema.service import answer_apart
 from bluegreen.schema.wall import Wall
+from tests.schema.corpus import old_code
 from tests.schema.corpus.case import Case
 
 MODULES = ("tables", "fields", "indexes", "sql", "data")
@@ -126,6 +127,7 @@ def judge(case: Case, state: Any, connection: Any, wall: Wall) -> dict[str, Any]
         for number, text in enumerate(case.migrations)
     ]
     after = state.clone()
+    before = old_code.works(live_state.apps, connection)
     baseline = tryout.read_catalog(connection)
     steps = tryout.steps(executor(connection, state), connection, pending, baseline, wall)
     if not any(step.failed for step in steps):
@@ -134,6 +136,8 @@ def judge(case: Case, state: Any, connection: Any, wall: Wall) -> dict[str, Any]
         if case.new:
             after = migration(case.new, "new").mutate_state(after, preserve=False)
     new = models.footprint(after.apps, connection)
+    failed = any(step.failed for step in steps)
+    broke = "" if failed or before else old_code.works(live_state.apps, connection)
     sizes = {name: MANY if name.split(".")[1] in case.large else FEW for name in baseline.tables}
     result = decide.answer([decide.Case("default", steps, Setting(baseline, live, sizes), new)], "shadow", "corpus")
     reasons = [one for item in [*result["migrations"], {"reasons": result["problems"]}] for one in item["reasons"]]
@@ -143,6 +147,9 @@ def judge(case: Case, state: Any, connection: Any, wall: Wall) -> dict[str, Any]
         "all_rules": sorted({one["rule"] for one in reasons}),
         "lines": decide.summary(result),
         "sql": [sql for item in result["migrations"] for sql in item["sql"]],
+        "before": before,
+        "broke_new": "" if failed else old_code.works(after.apps, connection),
+        "broke": broke,
         "late": [item["late_possible"] for item in result["migrations"]],
     }
 

@@ -11,25 +11,36 @@ def run(forward: str, back: str | None = "") -> str:
 
 
 NOT_VALID = BASE + run("ALTER TABLE shop_order ADD CONSTRAINT some_quantity CHECK (quantity > 0) NOT VALID", None)
-PARTS = BASE + run(
-    "CREATE TABLE shop_event (id bigint NOT NULL, day date NOT NULL, text varchar(20)) PARTITION BY RANGE (day);"
-    "CREATE TABLE shop_event_1 PARTITION OF shop_event FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');"
-    "CREATE TABLE shop_event_2 (LIKE shop_event)",
-    None,
-) + """
+PARTS = (
+    BASE
+    + run(
+        "CREATE TABLE shop_event (id bigint NOT NULL, day date NOT NULL, text varchar(20)) PARTITION BY RANGE (day);"
+        "CREATE TABLE shop_event_1 PARTITION OF shop_event FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');"
+        "CREATE TABLE shop_event_2 (LIKE shop_event)",
+        None,
+    )
+    + """
     migrations.SeparateDatabaseAndState(state_operations=[migrations.CreateModel("Event", [
         ("id", models.BigIntegerField(primary_key=True)), ("day", models.DateField()),
         ("text", models.CharField(max_length=20, null=True))])]),
 """
+)
 VIEW = BASE + run("CREATE VIEW shop_report AS SELECT id, number FROM shop_order", None)
-VIEW_IN_USE = VIEW + """
+VIEW_IN_USE = (
+    VIEW
+    + """
     migrations.CreateModel("Report", [("id", models.BigAutoField(primary_key=True)), ("number", models.TextField())],
         options={"managed": False, "db_table": "shop_report"}),
 """
-VAULT = BASE + run("CREATE SCHEMA vault", None) + """
+)
+VAULT = (
+    BASE
+    + run("CREATE SCHEMA vault", None)
+    + """
     migrations.CreateModel("Secret", [("id", models.BigAutoField(primary_key=True)), ("text", models.TextField())],
         options={"db_table": 'vault"."secret'}),
 """
+)
 FUNCTION = "CREATE OR REPLACE FUNCTION shop_f() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN RETURN {}; END $f$"
 KIND = BASE + run("CREATE TYPE shop_kind AS ENUM ('a', 'b')", None)
 
@@ -126,7 +137,7 @@ CASES = [
     Case("create_partition", SAFE, "new and empty", run(
          "CREATE TABLE shop_event_3 PARTITION OF shop_event FOR VALUES FROM ('2026-03-01') TO ('2026-04-01')",
          "DROP TABLE shop_event_3"), base=PARTS),
-    Case("drop_partition", APPROVAL, "its rows are gone", run("drop table shop_event_1", None), base=PARTS, rules=("drop-table",)),
+    Case("drop_partition", APPROVAL, "its rows are gone", run("drop table shop_event_1", None), base=PARTS, rules=("drop-partition",)),
     Case("detach_partition", APPROVAL, "its rows are gone from the whole", run(
          "ALTER TABLE shop_event DETACH PARTITION shop_event_1",
          "ALTER TABLE shop_event ATTACH PARTITION shop_event_1 FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')"), base=PARTS,
