@@ -76,6 +76,13 @@ SELECT json_build_object(
 )::text
 """
 
+# Left behind by a CREATE INDEX CONCURRENTLY that failed: table, index.
+INVALID = """
+SELECT n.nspname || '.' || t.relname, c.relname
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
+JOIN pg_namespace n ON n.oid = t.relnamespace WHERE NOT i.indisvalid AND c.relkind = 'i' ORDER BY 1, 2
+"""
+
 # Live sizes: a partitioned table counts what its partitions hold. Rows are the server's own estimate.
 SIZES = f"""
 WITH RECURSIVE part AS (

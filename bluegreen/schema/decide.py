@@ -152,11 +152,28 @@ def approval(step: Step, sql_sha256: str) -> str:
     return f"{step.label}@sha256:{both}"
 
 
+def operation_of(finding: Finding, step: Step) -> int | None:
+    """The operation that a finding comes from: it says so, or one names the column or the table, or there is one only."""
+    if finding.operation is not None:
+        return finding.operation if finding.operation < len(step.operations) else None
+    bare = finding.table.split(".", 1)[-1]
+    for column in (True, False):
+        for one in reversed(step.operations):
+            said = " ".join(part.sql for part in step.statements if part.operation == one.number).lower()
+            named = any(
+                table in (bare, finding.table) and (not column or finding.column in (name, f"{name}_id"))
+                for table, name in one.touches
+            )
+            wanted = [bare, finding.column] if column and finding.column else [bare]
+            if bare and (named or (one.runs == "sql" and all(word.lower() in said for word in wanted))):
+                return one.number
+    return 0 if len(step.operations) == 1 else None
+
+
 def reason(finding: Finding, step: Step | None = None) -> dict[str, Any]:
     """A finding as it stands in the answer."""
-    line = None
-    if step is not None and finding.operation is not None and finding.operation < len(step.operations):
-        line = step.operations[finding.operation].line
+    number = operation_of(finding, step) if step is not None else None
+    line = step.operations[number].line if step is not None and number is not None else None
     text = advice.text(finding)
     return {
         "rule": finding.rule,

@@ -146,6 +146,8 @@ def read_one(connection: Any) -> dict[str, Any]:
                 "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' AND rolname <> current_user ORDER BY 1"
             )
             roles = [row[0] for row in cursor.fetchall()]
+            cursor.execute(catalog.INVALID)  # a dump would make them anew, and valid
+            invalid = [list(row) for row in cursor.fetchall()]
         rows = MigrationRecorder(connection).migration_qs.order_by("id").values_list("app", "name") if there else []
         applied = [list(row) for row in rows]
         parameters = connection.get_connection_params()
@@ -165,7 +167,7 @@ def read_one(connection: Any) -> dict[str, Any]:
     return {
         "major": version // 10000, "user": user, "search_path": path, "superuser": bool(superuser), "applied": applied,
         "migrations_table": table, "sizes": sizes, "roles": roles, "schema_sql": schema, "unread": unread,
-        "engine": connection.settings_dict["ENGINE"],
+        "engine": connection.settings_dict["ENGINE"], "invalid_indexes": invalid,
     }  # fmt: skip
 
 
@@ -420,10 +422,11 @@ def _case(alias: str, bundle: Mapping[str, Any], order: Mapping[str, Any], metho
         setting = Setting(baseline or Catalog(), live, sizes, bool(bundle["superuser"]))
         return decide.Case(alias, (), setting, live or Footprint(), found)
     plan = tryout.plan_of(executor)
+    for table, name in bundle.get("invalid_indexes") or ():
+        found.append(Finding("invalid-index", Verdict.REFUSED, str(table), values={"name": str(name)}))
     if baseline is None:
         baseline, steps = tryout.predictions(executor, connection, plan)
     else:
-        found += tryout.invalid_indexes(baseline)
         steps = tryout.steps(executor, connection, plan, baseline, wall)
     if live is None and baseline.tables:
         found.append(Finding("no-live", Verdict.SAFE))

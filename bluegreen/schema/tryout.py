@@ -285,9 +285,3 @@ def changed_files(loader: Any, ledger: Mapping[str, str]) -> list[Finding]:
             values = {"name": f"{app}.{name}", "old": before[:12], "new": now[:12]}
             found.append(Finding("file-changed", REFUSED, values=values))
     return found
-
-
-def invalid_indexes(baseline: Catalog) -> list[Finding]:
-    """Left behind by a CREATE INDEX CONCURRENTLY that failed."""
-    bad = [one for one in baseline.indexes.values() if not one.valid]
-    return [Finding("invalid-index", REFUSED, one.table, values={"name": one.name.split(".", 1)[1]}) for one in bad]

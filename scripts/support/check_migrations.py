@@ -168,7 +168,7 @@ def relative(result: dict[str, Any], root: Path) -> dict[str, Any]:
     return result
 
 
-def annotations(result: Mapping[str, Any]) -> list[str]:
+def workflow_commands(result: Mapping[str, Any]) -> list[str]:
     """GitHub's workflow commands: one for each reason that is not a note, at its file and line."""
     lines = []
     for one in result["problems"]:
@@ -257,7 +257,7 @@ def show(result: Mapping[str, Any], how: str) -> None:
         print(json.dumps({key: value for key, value in result.items() if key != "footprint"}, indent=2))
         return
     if how == "github":
-        print("\n".join(annotations(result)))
+        print("\n".join(workflow_commands(result)))
     print("\n".join(summary(result)))
 
 

@@ -1,0 +1,322 @@
+#!/usr/bin/env python3
+"""How migrations are judged: the labelled corpus by this project and by two linters, and what a large plan costs.
+
+Needs PostgreSQL's server programs, and a virtualenv with Django, psycopg, django-migration-linter and squawk-cli.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPO / "scripts"), str(REPO)]
+
+from support.common import Failure, Progress, run_main, use_project_python  # noqa: E402
+
+use_project_python()
+
+from bluegreen.schema import shadow  # noqa: E402
+from bluegreen.schema.service import call  # noqa: E402
+
+from tests.schema.corpus import data, fields, indexes, sql, tables  # noqa: E402
+from tests.schema.corpus.case import Case  # noqa: E402
+
+RESULTS = REPO / "benchmarks" / "results"
+CASES: list[Case] = [one for module in (tables, fields, indexes, sql, data) for one in module.CASES]
+TABLES, PENDING = 200, 20
+LIMIT = 15.0  # seconds for PENDING migrations on TABLES tables, on two cores
+# As recommended for use beside other gates: without the rules that ask for timeouts or are a matter of taste.
+TASTE = ("require-timeout-settings", "require-lock-timeout", "require-statement-timeout", "prefer-bigint-over-int",
+         "prefer-bigint-over-smallint", "prefer-identity", "prefer-robust-stmts", "prefer-text-field", "prefer-timestamptz")  # fmt: skip
+SETTINGS = """
+SECRET_KEY = "x"
+INSTALLED_APPS = {apps!r}
+DATABASES = {{"default": {{"ENGINE": "django.db.backends.postgresql", "HOST": {host!r}, "PORT": {port!r}, "USER": {user!r}, "NAME": "postgres"}}}}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+"""
+FILE = """
+import django
+from django.db import migrations, models
+{prelude}
+class Migration(migrations.Migration):
+    atomic = {atomic}
+    dependencies = {dependencies!r}
+    operations = [{operations}]
+"""
+LINT = """
+import json, sys, django
+django.setup()
+from django_migration_linter import MigrationLinter
+from django.core.management import call_command
+import io
+found = {}
+for app, names in json.loads(sys.stdin.read()).items():
+    errors = warnings = crashed = 0
+    text = ""
+    for name in names:
+        linter = MigrationLinter(".", quiet=["ignore", "ok", "warning", "error"], no_cache=True)
+        try:
+            linter.lint_all_migrations(app_label=app, migration_name=name)
+            errors, warnings = errors + linter.nb_erroneous, warnings + linter.nb_warnings
+        except Exception:
+            crashed += 1
+        try:
+            out = io.StringIO()
+            call_command("sqlmigrate", app, name, stdout=out, no_color=True)
+            text += out.getvalue()
+        except Exception:
+            pass
+    found[app] = {"errors": errors, "warnings": warnings, "crashed": crashed, "sql": text}
+sys.__stdout__.write("ANSWER" + json.dumps(found))
+"""
+
+
+def project(place: Path, server: shadow.Server, cases: Sequence[Case]) -> dict[str, list[str]]:
+    """Each case as an application of its own in one project: label → its pending migrations."""
+    pending: dict[str, list[str]] = {}
+    for number, case in enumerate(cases):
+        label = f"shop{number}"
+        folder = place / label / "migrations"
+        folder.mkdir(parents=True)
+        (place / label / "__init__.py").touch()
+        (folder / "__init__.py").touch()
+        texts = [("0001_initial", case.base, "", True, [])]
+        for position, text in enumerate(case.migrations):
+            before = texts[-1][0]
+            name = f"{position + 2:04}_pending"
+            texts.append((name, text, case.prelude, position not in case.loose, [(label, before)]))
+        for name, text, prelude, atomic, dependencies in texts:
+            whole = FILE.format(prelude=prelude, atomic=atomic, dependencies=dependencies, operations=text)
+            (folder / f"{name}.py").write_text(re.sub(r"\bshop(?=[._\"])|\bSHOP(?=_)", label, whole))
+        pending[label] = [name for name, *_ in texts[1:]]
+    apps = sorted(pending)
+    (place / "conf.py").write_text(SETTINGS.format(apps=apps, host=server.host, port=server.port, user=server.user))
+    return pending
+
+
+def linters(python: str, cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
+    """What the two tools say: case → {errors, warnings, crashed, squawk: [rule]}."""
+    with tempfile.TemporaryDirectory() as kept, shadow.cluster(shadow.find_binaries()) as server:
+        place = Path(kept)
+        pending = project(place, server, cases)
+        environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "conf"}
+        done = subprocess.run(
+            [python, "-c", LINT], input=json.dumps(pending), cwd=place, env=environment, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        if "ANSWER" not in done.stdout:
+            raise Failure(f"the linter did not run: {done.stderr.strip().splitlines()[-1:]}")
+        said = json.loads(done.stdout.partition("ANSWER")[2])
+        squawk = str(Path(python).with_name("squawk"))
+        found = {}
+        for (label, one), case in zip(said.items(), cases, strict=True):
+            one["squawk"] = squawked(squawk, place / f"{label}.sql", one.pop("sql"), case)
+            found[case.name] = one
+        return found
+
+
+def squawked(program: str, file: Path, text: str, case: Case) -> list[str]:
+    """The rules of squawk that fire on what sqlmigrate prints; it is told whether there is a transaction."""
+    file.write_text(text)
+    words = [
+        program,
+        "--reporter",
+        "json",
+        "--pg-version",
+        "15",
+        *(() if case.loose else ("--assume-in-transaction",)),
+        str(file),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    try:
+        return sorted({str(one["rule_name"]) for one in json.loads(done.stdout or "[]")})
+    except ValueError:
+        return ["unreadable"]
+
+
+def counts(cases: Sequence[Case], caught: Mapping[str, bool]) -> dict[str, int]:
+    """caught, missed, false alarms."""
+    bad = [one for one in cases if one.label != "safe"]
+    good = [one for one in cases if one.label == "safe"]
+    hit = sum(caught[one.name] for one in bad)
+    return {"caught": hit, "missed": len(bad) - hit, "false alarms": sum(caught[one.name] for one in good)}
+
+
+def large_project(place: Path, pending: bool) -> None:
+    """A project of TABLES tables in ten applications, with or without PENDING migrations of many kinds."""
+    apps = [f"app{number}" for number in range(10)]
+    add = [
+        'migrations.AddField("Thing{n}", "extra", models.TextField(null=True))',
+        'migrations.AddField("Thing{n}", "other", models.ForeignKey("Thing{n}", models.CASCADE, null=True))',
+        'migrations.AlterField("Thing{n}", "name", models.CharField(max_length=80))',
+        'migrations.AddIndex("Thing{n}", models.Index(fields=["count"], name="{app}_thing{n}_i"))',
+        'migrations.CreateModel("Made{n}", [("id", models.BigAutoField(primary_key=True, auto_created=True, serialize=False, verbose_name="ID"))])',
+    ]
+    for app in apps:
+        folder = place / app / "migrations"
+        folder.mkdir(parents=True)
+        (place / app / "__init__.py").touch()
+        (folder / "__init__.py").touch()
+        models = [
+            f'migrations.CreateModel("Thing{n}", [("id", models.BigAutoField(primary_key=True)), '
+            '("name", models.CharField(max_length=40)), ("count", models.IntegerField()), ("at", models.DateTimeField(db_index=True)), '
+            '("total", models.DecimalField(max_digits=10, decimal_places=2)), ("text", models.TextField(null=True))'
+            + (f', ("before", models.ForeignKey("{app}.Thing{n - 1}", models.CASCADE, null=True))' if n else "")
+            + "]),"
+            for n in range(TABLES // 10)
+        ]
+        text = FILE.format(prelude="", atomic=True, dependencies=[], operations="\n".join(models))
+        (folder / "0001_initial.py").write_text(text)
+        before = "0001_initial"
+        for number in range(PENDING // 10 if pending else 0):
+            name = f"{number + 2:04}_more"
+            position = apps.index(app) * (PENDING // 10) + number
+            text = add[position % len(add)].format(n=number, app=app)
+            (folder / f"{name}.py").write_text(
+                FILE.format(prelude="", atomic=True, dependencies=[(app, before)], operations=text)
+            )
+            before = name
+    (place / "conf.py").write_text(SETTINGS.format(apps=apps, host="", port="", user=""))
+
+
+def timed(python: str, rounds: int, progress: Progress) -> dict[str, Any]:
+    """Seconds of `plan` (read and judge, each with its own Python, and a throwaway server) for PENDING migrations, and for none."""
+    found: dict[str, Any] = {"pending": [], "nothing": []}
+    with tempfile.TemporaryDirectory() as kept, shadow.cluster(shadow.find_binaries()) as server:
+        old, new = Path(kept) / "old", Path(kept) / "new"
+        for place, pending in ((old, False), (new, True)):
+            place.mkdir()
+            large_project(place, pending)
+        environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "conf"}
+        made = call("prepare", {"server": asdict(server)}, python, cwd=old, env=environment)
+        order = {"databases": made["databases"], "methods": ["cluster"]}
+        order["live"] = call("footprint", order, python, cwd=old, env=environment)
+        for _ in range(rounds):
+            for name, place in (("pending", new), ("nothing", old)):
+                started = time.monotonic()
+                result = call("plan", order, python, cwd=place, env=environment)
+                found[name].append(round(time.monotonic() - started, 2))
+                found[f"{name} migrations"] = len(result["migrations"])
+            progress(f"{PENDING} pending: {found['pending'][-1]} s, nothing pending: {found['nothing'][-1]} s")
+    return found
+
+
+def table(cases: Sequence[Case], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[list[str]]:
+    """Rows: tool, caught, missed, false alarms."""
+    rows = {
+        "bluegreen": {name: ours[name]["verdict"] != "safe" for name in ours},
+        "django-migration-linter, errors": {name: one["errors"] > 0 for name, one in theirs.items()},
+        "django-migration-linter, errors and warnings": {
+            name: one["errors"] + one["warnings"] + one["crashed"] > 0 for name, one in theirs.items()
+        },
+        "squawk, all rules": {name: bool(one["squawk"]) for name, one in theirs.items()},
+        "squawk, without timeouts and taste": {
+            name: bool(set(one["squawk"]) - set(TASTE)) for name, one in theirs.items()
+        },
+    }
+    rows["linter's errors or squawk without taste"] = {
+        name: rows["django-migration-linter, errors"][name] or rows["squawk, without timeouts and taste"][name]
+        for name in theirs
+    }
+    return [[name, *(str(value) for value in counts(cases, caught).values())] for name, caught in rows.items()]
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point; raises Failure."""
+    parser = argparse.ArgumentParser(prog="migrations.py", description=__doc__)
+    parser.add_argument("--python", required=True, help="of a virtualenv with Django, psycopg and the two linters")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of the large plan (3)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where to write (benchmarks/results)")
+    given = parser.parse_args(arguments)
+    progress = Progress()
+    words = [given.python, "-m", "tests.schema.corpus.run"]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    started = time.monotonic()
+    done = subprocess.run(words, cwd=REPO, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure(f"the corpus did not run: {done.stderr.strip().splitlines()[-1:]}")
+    answer = json.loads(done.stdout)
+    took = time.monotonic() - started
+    ours = answer["cases"]
+    cases = [one for one in CASES if one.name in ours]
+    progress(f"{len(cases)} cases in {took:.1f} s")
+    theirs = linters(given.python, cases)
+    rows = table(cases, ours, theirs)
+    wrong = [one.name for one in cases if ours[one.name]["verdict"] != one.label]
+    times = timed(given.python, given.rounds, progress)
+    write(given, cases, answer, took, rows, wrong, theirs, times)
+    print("\n".join(" | ".join(row) for row in rows))
+    median = statistics.median(times["pending"])
+    return 0 if not wrong and median <= LIMIT else 1
+
+
+def write(
+    given: argparse.Namespace, cases: Sequence[Case], answer: Mapping[str, Any], took: float, rows: Sequence[Sequence[str]],
+    wrong: Sequence[str], theirs: Mapping[str, Any], times: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """The results for people."""
+    labels = {label: sum(one.label == label for one in cases) for label in ("safe", "needs_approval", "refused")}
+    bad = labels["needs_approval"] + labels["refused"]
+    both = [
+        one.name for one in cases
+        if one.label != "safe" and not theirs[one.name]["errors"] and not set(theirs[one.name]["squawk"]) - set(TASTE)
+    ]  # fmt: skip
+    broke = sum(
+        bool(answer["cases"][one.name].get("broke") or answer["cases"][one.name].get("broke_new"))
+        for one in cases
+        if one.label == "refused"
+    )
+    names = subprocess.run(
+        [given.python, "-c", "from importlib.metadata import version as v; print(', '.join(f'{n} {v(n)}' for n in "
+         "('Django', 'psycopg', 'django-migration-linter', 'squawk-cli')))"], capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    server = shadow.server_major(shadow.find_binaries())
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    notes = given.results / "migrations-notes.md"
+    text = f"""\
+# Migrations: what is caught, and what it costs
+
+{datetime.now(UTC).date().isoformat()}, {names}, PostgreSQL {server}, {os.cpu_count()} processors.
+
+## The corpus
+
+{len(cases)} labelled migrations (tests/schema/corpus): {labels["safe"]} safe, {labels["needs_approval"]} that need approval, {labels["refused"]} to refuse.
+Caught: anything but safe for one of the {bad}. False alarm: anything but safe for one of the {labels["safe"]}.
+
+| tool | caught of {bad} | missed | false alarms of {labels["safe"]} |
+|---|---|---|---|
+{lines}
+
+Exactly the label (safe, needs approval, refused): {len(cases) - len(wrong)} of {len(cases)}. All of them took {took:.1f} s in one throwaway server.
+Of the {labels["refused"]} to refuse, {broke} were also seen to break: the models of one of the releases really wrote and read on the
+schema after it and failed. The rest fail on the shadow itself, or break what such a test does not do.
+What neither the linter's errors nor squawk report, though it is not safe ({len(both)}): {", ".join(both)}.
+
+{notes.read_text() if notes.exists() else ""}
+## The time
+
+`plan` (read the live schema, start a throwaway server, try, judge) on {TABLES} tables, {len(times["pending"])} times:
+{times["pending migrations"]} pending migrations {statistics.median(times["pending"]):.1f} s ({min(times["pending"]):.1f}–{max(times["pending"]):.1f}); nothing pending {statistics.median(times["nothing"]):.1f} s \
+({min(times["nothing"]):.1f}–{max(times["nothing"]):.1f}). At most {LIMIT:g} s were asked for.
+
+Again: `benchmarks/migrations.py --python VENV/bin/python`
+"""
+    given.results.mkdir(parents=True, exist_ok=True)
+    (given.results / "migrations.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
