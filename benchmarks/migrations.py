@@ -123,13 +123,13 @@ def linters(python: str, cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
         squawk = str(Path(python).with_name("squawk"))
         found = {}
         for (label, one), case in zip(said.items(), cases, strict=True):
-            one["squawk"] = squawked(squawk, place / f"{label}.sql", one.pop("sql"), case)
+            one["squawk"] = squawked(squawk, place / f"{label}.sql", one.pop("sql"))
             found[case.name] = one
         return found
 
 
-def squawked(program: str, file: Path, text: str, case: Case) -> list[str]:
-    """The rules of squawk that fire on what sqlmigrate prints; it is told whether there is a transaction."""
+def squawked(program: str, file: Path, text: str) -> list[str]:
+    """The rules of squawk that fire on what sqlmigrate prints (with BEGIN and COMMIT where there is a transaction)."""
     file.write_text(text)
     words = [
         program,
