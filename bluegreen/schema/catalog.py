@@ -54,8 +54,8 @@ SELECT json_build_object(
       EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))))
     FROM pg_index i JOIN rel ON rel.oid = i.indrelid JOIN pg_class c ON c.oid = i.indexrelid
     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT c.relispartition),
-  'triggers', (SELECT json_agg(json_build_array(rel.name, g.tgname, concat_ws(' ', pg_get_triggerdef(g.oid), g.tgenabled)
-    ))
+  'triggers', (SELECT json_agg(json_build_array(rel.name, g.tgname,
+      concat_ws(' ', pg_get_triggerdef(g.oid), g.tgenabled)))
     FROM pg_trigger g JOIN rel ON rel.oid = g.tgrelid WHERE NOT g.tgisinternal),
   'policies', (SELECT json_agg(json_build_array(rel.name, p.polname,
       concat_ws(' ', p.polcmd, p.polpermissive, pg_get_expr(p.polqual, p.polrelid),

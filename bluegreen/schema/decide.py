@@ -153,7 +153,7 @@ def approval(step: Step, sql_sha256: str) -> str:
 
 
 def operation_of(finding: Finding, step: Step) -> int | None:
-    """The operation that a finding comes from: it says so, or one names the column or the table, or there is one only."""
+    """The operation that a finding comes from: it says so, or one names the column or table, or there is only one."""
     if finding.operation is not None:
         return finding.operation if finding.operation < len(step.operations) else None
     bare = finding.table.split(".", 1)[-1]

@@ -187,7 +187,7 @@ def of_parameters(parameters: Mapping[str, Any]) -> tuple[shadow.Server, dict[st
 
 
 def prepare(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the databases of this release on the throwaway server of the order (`server`), with all its migrations applied.
+    """Make this release's databases on the throwaway server of the order (`server`), all its migrations applied.
 
     Answers {databases: {alias: where}}. For a comparison without a live database.
     """

@@ -7,7 +7,8 @@ from pathlib import Path
 
 SETTINGS = """
 SECRET_KEY = "x"
-INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "django.contrib.sessions", "people", "shop", "stats"]
+INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "django.contrib.sessions"]
+INSTALLED_APPS += ["people", "shop", "stats"]
 AUTH_USER_MODEL = "people.Person"
 ENGINE = "django.db.backends.postgresql"
 DATABASES = {"default": {"ENGINE": ENGINE, "NAME": "a"}, "stats": {"ENGINE": ENGINE, "NAME": "b"},
@@ -91,8 +92,8 @@ def base() -> dict[str, str]:
         "shop/migrations/0003_paper.py": migration(PAPER, 'dependencies = [("shop", "0002_note")]'),
         "stats/models.py": HIT.format(length=20),
         "stats/migrations/0001_initial.py": migration(
-            """migrations.CreateModel("Hit", [("id", models.BigAutoField(primary_key=True, auto_created=True, serialize=False,
-                verbose_name="ID")), ("page", models.CharField(max_length=20))]),""",
+            """migrations.CreateModel("Hit", [("id", models.BigAutoField(primary_key=True, auto_created=True,
+                serialize=False, verbose_name="ID")), ("page", models.CharField(max_length=20))]),""",
             "initial = True",
         ),
     }

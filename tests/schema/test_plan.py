@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bluegreen.errors import BluegreenError
 from bluegreen.schema import shadow
 from bluegreen.schema.service import call
-
 from tests.schema import project
 
 ENVIRONMENT = {**os.environ, "DJANGO_SETTINGS_MODULE": "conf"}

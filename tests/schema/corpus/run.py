@@ -127,6 +127,7 @@ def judge(case: Case, state: Any, connection: Any, wall: Wall) -> dict[str, Any]
         for number, text in enumerate(case.migrations)
     ]
     after = state.clone()
+    predicted = predict(case, state.clone(), live, connection)
     before = old_code.works(live_state.apps, connection)
     baseline = tryout.read_catalog(connection)
     steps = tryout.steps(executor(connection, state), connection, pending, baseline, wall)
@@ -147,11 +148,30 @@ def judge(case: Case, state: Any, connection: Any, wall: Wall) -> dict[str, Any]
         "all_rules": sorted({one["rule"] for one in reasons}),
         "lines": decide.summary(result),
         "sql": [sql for item in result["migrations"] for sql in item["sql"]],
+        "static": predicted,
         "before": before,
         "broke_new": "" if failed else old_code.works(after.apps, connection),
         "broke": broke,
         "late": [item["late_possible"] for item in result["migrations"]],
     }
+
+
+def predict(case: Case, state: Any, live: Any, connection: Any) -> str:
+    """The verdict without a shadow."""
+    pending = [
+        (migration(text, f"{number + 2:04}_pending", case.prelude, number not in case.loose), False)
+        for number, text in enumerate(case.migrations)
+    ]
+    new_state = state.clone()
+    for one, _ in pending:
+        new_state = one.mutate_state(new_state, preserve=False)
+    if case.new:
+        new_state = migration(case.new, "new").mutate_state(new_state, preserve=False)
+    new = models.footprint(new_state.apps, connection)
+    baseline, steps = tryout.predictions(executor(connection, state), connection, pending)
+    sizes = {name: MANY if name.split(".")[1] in case.large else FEW for name in baseline.tables}
+    found = decide.Case("default", steps, Setting(baseline, live, sizes), new, tried=False)
+    return str(decide.answer([found], "static", "corpus")["verdict"])
 
 
 def run(names: list[str]) -> dict[str, Any]:

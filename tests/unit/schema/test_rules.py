@@ -116,7 +116,15 @@ def test_a_default_that_is_relied_on_must_stay() -> None:
     assert found(before, after, footprint())["insert-omits"] is Verdict.REFUSED
 
 
-@pytest.mark.parametrize(("size", "verdict"), [(SMALL, Verdict.SAFE), (LARGE, Verdict.NEEDS_APPROVAL), (Size(None, None), Verdict.NEEDS_APPROVAL), (Size(0, 10_000_000), Verdict.NEEDS_APPROVAL)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "verdict"),
+    [
+        (SMALL, Verdict.SAFE),
+        (LARGE, Verdict.NEEDS_APPROVAL),
+        (Size(None, None), Verdict.NEEDS_APPROVAL),
+        (Size(0, 10_000_000), Verdict.NEEDS_APPROVAL),
+    ],
+)
 def test_what_blocks_asks_from_ten_thousand_rows_or_ten_megabytes_on(size: Size, verdict: Verdict) -> None:
     before, after = catalog(table(file=1)), catalog(table(file=2))
     assert found(before, after, size=size) == {"rewrite": verdict}

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from bluegreen.errors import BluegreenError
 from bluegreen.schema import catalog, stored
 from bluegreen.schema.facts import Footprint, TableUse, Use

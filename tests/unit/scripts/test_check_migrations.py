@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support import check_migrations as gate
 from support.common import Failure
 
@@ -20,10 +21,16 @@ REASON: dict[str, Any] = {
     ("url", "entry"),
     [
         ("postgresql://u:p%40@h:5/n", {"HOST": "h", "PORT": "5", "USER": "u", "PASSWORD": "p@", "NAME": "n"}),
-        ("postgres:///n?host=/run/x&port=5433&user=u", {"HOST": "/run/x", "PORT": "5433", "USER": "u", "PASSWORD": "", "NAME": "n"}),
-        ("postgres://h/n?sslmode=require", {"HOST": "h", "PORT": "", "USER": "", "PASSWORD": "", "NAME": "n", "OPTIONS": {"sslmode": "require"}}),
+        (
+            "postgres:///n?host=/run/x&port=5433&user=u",
+            {"HOST": "/run/x", "PORT": "5433", "USER": "u", "PASSWORD": "", "NAME": "n"},
+        ),
+        (
+            "postgres://h/n?sslmode=require",
+            {"HOST": "h", "PORT": "", "USER": "", "PASSWORD": "", "NAME": "n", "OPTIONS": {"sslmode": "require"}},
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_url_becomes_an_entry_of_databases(url: str, entry: dict[str, Any]) -> None:
     assert gate.parse_url(url) == entry
 
