@@ -94,8 +94,7 @@ def aliases(databases: Mapping[str, Mapping[str, Any]]) -> list[str]:
         entry = databases[alias]
         mirror = (entry.get("TEST") or {}).get("MIRROR")
         if postgresql(entry) and not mirror:
-            place = (str(entry.get("HOST") or ""), str(entry.get("PORT") or ""), str(entry.get("NAME") or ""))
-            found.setdefault(place, alias)
+            found.setdefault(place_of(entry), alias)
     return list(found.values())
 
 
@@ -225,8 +224,9 @@ def judge(order: Mapping[str, Any]) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         why_not: list[str] = []
         method, detail, redirect = _shadow(stack, methods, bundles, order, databases, why_not)
+        twins = _twins(databases, redirect)
         replace(databases, redirect)
-        wall = _separate(databases, bundles, redirect)
+        wall = _separate(databases, bundles, twins)
         load()
         wall.up(lambda wanted: _is_shadow(wanted, redirect))
         cases = [_case(alias, bundle, order, method, wall) for alias, bundle in bundles.items()]
@@ -356,29 +356,34 @@ def _sweep(server: shadow.Server, live: str, secret: Mapping[str, str]) -> None:
                 _drop(server, name, secret, live)
 
 
-def _separate(
-    databases: dict[str, dict[str, Any]], bundles: Mapping[str, Any], redirect: Mapping[str, Mapping[str, Any]]
-) -> Wall:
+def place_of(entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Which database an entry of DATABASES means."""
+    return str(entry.get("HOST") or ""), str(entry.get("PORT") or ""), str(entry.get("NAME") or "")
+
+
+def _twins(databases: Mapping[str, Mapping[str, Any]], redirect: Mapping[str, object]) -> dict[str, str]:
+    """Second names of databases that have a shadow (a replica's, a test mirror): alias → the alias that has it."""
+    found = {}
+    for alias, entry in databases.items():
+        mirror = (entry.get("TEST") or {}).get("MIRROR")
+        same = (
+            [mirror] if mirror in redirect else [one for one in redirect if place_of(databases[one]) == place_of(entry)]
+        )
+        if alias not in redirect and same and postgresql(entry):
+            found[alias] = str(same[0])
+    return found
+
+
+def _separate(databases: dict[str, dict[str, Any]], bundles: Mapping[str, Any], twins: Mapping[str, str]) -> Wall:
     """Every other database, cache and mail server is out of reach."""
     from django.conf import settings
 
-    places = {alias: dict(entry) for alias, entry in databases.items()}
     for alias, entry in databases.items():
-        if alias in redirect:
-            continue
-        mirror = (entry.get("TEST") or {}).get("MIRROR")
-        twin = (
-            mirror
-            if mirror in redirect
-            else next(iter(redirect), None)
-            if postgresql(entry) and alias not in bundles
-            else None
-        )
-        if twin and postgresql(entry):  # a second name of a database that has a shadow
-            entry.update(
-                {key: places[twin].get(key, "") for key in ("HOST", "PORT", "USER", "NAME", "PASSWORD", "OPTIONS")}
-            )
-        elif alias not in bundles or redirect:
+        if alias in twins:
+            shadows = databases[twins[alias]]
+            entry.update({key: shadows.get(key, "") for key in ("HOST", "PORT", "USER", "NAME", "PASSWORD")})
+            entry["OPTIONS"] = shadows.get("OPTIONS") or {}
+        elif alias not in bundles:
             entry.update({"HOST": "/nonexistent", "NAME": "unreachable", "PASSWORD": ""})
     settings.EMAIL_BACKEND = "django.core.mail.backends.dummy.EmailBackend"
     settings.CACHES = {alias: {"BACKEND": "django.core.cache.backends.dummy.DummyCache"} for alias in settings.CACHES}

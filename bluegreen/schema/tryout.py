@@ -249,7 +249,8 @@ def problems(
         found.append(Finding("history", REFUSED, values={"error": line(error)}))
     found += ahead(loader, applied, set(order.get("known_ahead") or ()))
     found += changed_files(loader, order.get("ledger") or {})
-    for change in [] if found else models.drift(loader):
+    contradicts = any(one.rule in ("conflict", "history") for one in found)
+    for change in [] if contradicts else models.drift(loader):
         lives = change in live_drift
         found.append(
             Finding("drift-live" if lives else "drift", Verdict.SAFE if lives else REFUSED, values={"change": change})

@@ -82,7 +82,7 @@ def test_a_refusal_names_the_table_its_size_the_line_and_the_other_road(planned:
     assert "RemoveField" in Path(item["file"]).read_text().splitlines()[reason["line"] - 1]
     assert reason["releases"] == 2
     assert "SeparateDatabaseAndState" in reason["instead"]
-    assert item["tables"][0]["rows"] == 20000
+    assert item["tables"][0]["rows"] >= 20000  # an estimate, and never below what ANALYZE saw
     assert item["late_possible"]
     assert item["bridge"] == []
     assert len(item["file_sha256"]) == 64
@@ -111,6 +111,7 @@ def test_the_same_is_judged_the_same_beside_the_live_database_and_nothing_is_lef
     assert live.sql("SELECT string_agg(datname, ' ' ORDER BY 1) FROM pg_database") == before
 
 
+@pytest.mark.full
 def test_without_a_shadow_the_answer_says_so_and_nothing_opaque_is_safe(live: Live) -> None:
     result = live.call("plan", methods=["static"])
     assert result["method"] == "static"
@@ -206,6 +207,7 @@ def test_settings_that_do_not_import_are_one_line(live: Live, tmp_path: Path) ->
         live.call("footprint", tmp_path)
 
 
+@pytest.mark.full
 def test_an_invalid_index_is_refused_before_anything_else(live: Live) -> None:
     live.sql("CREATE TABLE twice (n int); INSERT INTO twice VALUES (1), (1)")
     with pytest.raises(BluegreenError):
