@@ -40,6 +40,18 @@ RESULTS = REPO / "benchmarks" / "results"
 CASES: list[Case] = [one for module in (tables, fields, indexes, sql, data) for one in module.CASES]
 TABLES, PENDING = 200, 20
 LIMIT = 15.0  # seconds for PENDING migrations on TABLES tables, on two cores
+NOTES = """\
+### How far to trust it
+
+The labels follow the policy (docs/migrations.md) and were committed before any tool had given a verdict. Labels and rules have one author,
+so 0 missed says that the rules do what the policy says, not that other people's migrations hold no surprise. In the first run 203 of 210
+were exact; the other seven were false alarms of one cause (`GENERATED … AS IDENTITY` was taken for `CREATE TABLE … AS`), corrected in the
+rules. **No label was changed after a run.** Then both releases' models were made to write and read on every schema: that showed that
+live INSERTs fail in the range of a partition that is dropped or detached; the verdict (needs approval) stayed, its reason now says so, under a
+rule of its own (`drop-partition`). A new check or foreign key on what live code writes is labelled needs approval as well, though the
+models' test values break one of them: what real values are, a person has to say.
+The linters judge one file or its SQL and were never meant to know table sizes, the live models or approval; the labels ask for that.
+"""
 # As recommended for use beside other gates: without the rules that ask for timeouts or are a matter of taste.
 TASTE = ("require-timeout-settings", "require-lock-timeout", "require-statement-timeout", "prefer-bigint-over-int",
          "prefer-bigint-over-smallint", "prefer-identity", "prefer-robust-stmts", "prefer-text-field", "prefer-timestamptz")  # fmt: skip
@@ -257,15 +269,15 @@ def main(arguments: list[str]) -> int:
     progress = Progress()
     words = [given.python, "-m", "tests.schema.corpus.run"]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    started = time.monotonic()
+    started, spent = time.monotonic(), processor_seconds()
     done = subprocess.run(words, cwd=REPO, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Failure(f"the corpus did not run: {done.stderr.strip().splitlines()[-1:]}")
     answer = json.loads(done.stdout)
-    took = time.monotonic() - started
+    took = f"{time.monotonic() - started:.0f} s of wall clock, {processor_seconds() - spent:.0f} s of processor"
     ours = answer["cases"]
     cases = [one for one in CASES if one.name in ours]
-    progress(f"{len(cases)} cases in {took:.1f} s")
+    progress(f"{len(cases)} cases: {took}")
     theirs = linters(given.python, cases)
     rows = table(cases, ours, theirs)
     wrong = [one.name for one in cases if ours[one.name]["verdict"] != one.label]
@@ -277,7 +289,7 @@ def main(arguments: list[str]) -> int:
 
 
 def write(
-    given: argparse.Namespace, cases: Sequence[Case], answer: Mapping[str, Any], took: float, rows: Sequence[Sequence[str]],
+    given: argparse.Namespace, cases: Sequence[Case], answer: Mapping[str, Any], took: str, rows: Sequence[Sequence[str]],
     wrong: Sequence[str], theirs: Mapping[str, Any], times: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """The results for people."""
@@ -287,6 +299,8 @@ def write(
         one.name for one in cases
         if one.label != "safe" and not theirs[one.name]["errors"] and not set(theirs[one.name]["squawk"]) - set(TASTE)
     ]  # fmt: skip
+    blind = {one.name: answer["cases"][one.name]["static"] != "safe" for one in cases}
+    static = ", ".join(f"{value} {name}" for name, value in counts(cases, blind).items()) + "."
     broke = sum(
         bool(answer["cases"][one.name].get("broke") or answer["cases"][one.name].get("broke_new"))
         for one in cases
@@ -298,7 +312,6 @@ def write(
     names = done.stdout.strip()
     server = shadow.server_major(shadow.find_binaries())
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    notes = given.results / "migrations-notes.md"
     text = f"""\
 # Migrations: what is caught, and what it costs
 
@@ -313,12 +326,13 @@ Caught: anything but safe for one of the {bad}. False alarm: anything but safe f
 |---|---|---|---|
 {lines}
 
-Exactly the label (safe, needs approval, refused): {len(cases) - len(wrong)} of {len(cases)}. All of them took {took:.1f} s in one throwaway server.
+Without a shadow, predicted: {static}
+Exactly the label (safe, needs approval, refused): {len(cases) - len(wrong)} of {len(cases)}. In one throwaway server: {took}.
 Of the {labels["refused"]} to refuse, {broke} were also seen to break: the models of one of the releases really wrote and read on the
 schema after it and failed. The rest fail on the shadow itself, or break what such a test does not do.
 What neither the linter's errors nor squawk report, though it is not safe ({len(both)}): {", ".join(both)}.
 
-{notes.read_text() if notes.exists() else ""}
+{NOTES}
 ## The time
 
 `plan` (read the live schema, start a throwaway server, try, judge) on {TABLES} tables, {len(times["pending"])} times, seconds of wall

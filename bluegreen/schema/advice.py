@@ -127,7 +127,7 @@ TEXTS: Mapping[str, Text] = {
     "not-tried": Text("not tried: {error}", "", 1),
     "concurrent-in-transaction": Text("CONCURRENTLY does not work in a transaction: {error}", _CONCURRENTLY, 1),
     "static-sql": Text("raw SQL, and there was no shadow to try it on", "", 1),
-    "static-unknown": Text("{name} is not an operation of Django's, and there was no shadow to try it on", "", 1),
+    "static-unknown": Text("what {name} does does not follow from the models, and there was no shadow to try it on", "", 1),
     # the plan as a whole
     "does-not-load": Text("the migrations cannot be loaded: {error}", "", 0),
     "conflict": Text("{app} has several leaves: {names}", "makemigrations --merge", 0),

@@ -54,9 +54,8 @@ def runs(operation: Any) -> str:
 
 
 def known(operation: Any) -> bool:
-    """Every part of it is one of Django's own operations: what it does follows from its arguments."""
-    own = ("django.db.migrations.operations", "django.contrib.postgres.operations")
-    return all(type(part).__module__.startswith(own) for part in inside(operation))
+    """Every part of it is an operation whose effect follows from the models' state: of Django's own, not of contrib."""
+    return all(type(part).__module__.startswith("django.db.migrations.operations") for part in inside(operation))
 
 
 def touches(operation: Any, app: str, tables: dict[str, str]) -> tuple[tuple[str, str], ...]:

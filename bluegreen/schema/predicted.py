@@ -42,6 +42,7 @@ def _column(field: Any, connection: Any) -> Column:
         "db_default" if writes == "default" else None,
         "d" if writes == "auto" else "",
         writes == "never",
+        str(getattr(field, "db_collation", None) or ""),
     )
 
 
