@@ -16,8 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO / "scripts"), str(REPO / "benchmarks"), str(REPO / "plugins" / "module_utils")]
@@ -27,6 +26,7 @@ from support.common import CACHE, Failure, Progress, run_main, use_project_pytho
 use_project_python()
 
 import bluegreen_judge as judging  # noqa: E402
+from faults.rig import interrupt  # noqa: E402
 from switches import HOSTS, Stage, fence  # noqa: E402
 
 from support.example_fleet import APP, DOMAIN, versions  # noqa: E402
@@ -305,7 +305,7 @@ def checked(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Entry point; raises Failure."""
     given = checked(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     progress = Progress()
     WORK.mkdir(parents=True, exist_ok=True)
     site = Site(given.rate, progress)
@@ -337,10 +337,6 @@ def main(arguments: list[str]) -> int:
     print(table(found))
     bad = [one for one in found if (one.verdict == judging.FAIL) == (one.kind == "alike")]
     return 1 if bad else 0
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

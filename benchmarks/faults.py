@@ -10,8 +10,7 @@ import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
@@ -22,7 +21,7 @@ use_project_python()
 
 from faults import controller, host_tool, hosts, judge, race  # noqa: E402
 from faults.judge import Run  # noqa: E402
-from faults.rig import WORK, Rig  # noqa: E402
+from faults.rig import WORK, Rig, interrupt  # noqa: E402
 
 from support.example_fleet import versions  # noqa: E402
 
@@ -112,7 +111,7 @@ def main(arguments: list[str]) -> int:
         raise Failure(f"--runs {given.runs}: give a number above 0, or leave it out for all", 2)
     if given.ttl < 1 or given.lease_ttl < 1:
         raise Failure("--ttl and --lease-ttl are seconds, at least 1", 2)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     wanted = list(CASES) if "all" in given.case else list(dict.fromkeys(given.case))
     progress = Progress()
     WORK.mkdir(parents=True, exist_ok=True)
@@ -161,10 +160,6 @@ def _without_results(arguments: list[str]) -> list[str]:
         return arguments
     at = arguments.index("--results")
     return [*arguments[:at], *arguments[at + 2 :]]
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO / "scripts"), str(REPO / "benchmarks")]
@@ -28,7 +27,7 @@ from support.common import CACHE, Failure, Progress, program, run, run_main, use
 
 use_project_python()
 
-from faults.rig import NEW, OLD, Rig  # noqa: E402
+from faults.rig import NEW, OLD, Rig, interrupt  # noqa: E402
 
 from support.example_fleet import APP, DOMAIN, Fleet, versions  # noqa: E402
 from support.hosts import inventory_name  # noqa: E402
@@ -499,7 +498,7 @@ def checked(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Entry point; raises Failure."""
     given = checked(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     progress = Progress()
     WORK.mkdir(parents=True, exist_ok=True)
     stages = [
@@ -531,10 +530,6 @@ def main(arguments: list[str]) -> int:
     print()
     print(by_kind(found))
     return 0 if all(one.good for one in found) else 1
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

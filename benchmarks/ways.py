@@ -18,8 +18,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO / "scripts"), str(REPO / "benchmarks")]
@@ -28,6 +27,7 @@ from support.common import CACHE, Failure, Progress, run_main, use_project_pytho
 
 use_project_python()
 
+from faults.rig import interrupt  # noqa: E402
 from switches import HOSTS, Stage, profile  # noqa: E402
 
 from support.example_fleet import APP, DOMAIN, versions  # noqa: E402
@@ -350,7 +350,7 @@ def checked(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Entry point; raises Failure."""
     given = checked(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     progress = Progress()
     WORK.mkdir(parents=True, exist_ok=True)
     site = Site(progress)
@@ -379,10 +379,6 @@ def main(arguments: list[str]) -> int:
     print(table(ways))
     print(killed_table(killed))
     return 0 if ways[0].failed == 0 else 1
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

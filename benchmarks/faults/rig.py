@@ -15,7 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from support.common import CACHE, REPO, Failure, Progress
 from support.example_fleet import APP, DOMAIN, Fleet, Node, version
@@ -128,6 +129,11 @@ def end(name: str, number: signal.Signals = signal.SIGKILL) -> None:
     for pid in processes_of(name):
         with suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """A signal that ends a benchmark as Ctrl-C does: its hosts are removed."""
+    raise KeyboardInterrupt
 
 
 class Rig:
