@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,9 @@ use_project_python()
 
 import bluegreen_judge as judging  # noqa: E402
 from faults.rig import interrupt  # noqa: E402
-from switches import HOSTS, Stage, fence  # noqa: E402
+from switches import Stage, about, fence  # noqa: E402
 
-from support.example_fleet import APP, DOMAIN, versions  # noqa: E402
+from support.example_fleet import APP, DOMAIN  # noqa: E402
 from support.load import Load, LoadThread, Shape, parse_target  # noqa: E402
 
 RESULTS = REPO / "benchmarks" / "results"
@@ -309,12 +308,8 @@ def main(arguments: list[str]) -> int:
     progress = Progress()
     WORK.mkdir(parents=True, exist_ok=True)
     site = Site(given.rate, progress)
-    facts: dict[str, Any] = {
-        "format": 1,
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": f"benchmarks/canaries.py --alike {given.alike} --each {given.each} --rate {given.rate:g}",
-        "rate": given.rate,
-        "versions": versions() | {"hosts": HOSTS},
+    facts = about(f"benchmarks/canaries.py --alike {given.alike} --each {given.each} --rate {given.rate:g}") | {
+        "rate": given.rate
     }
     wanted = [key for key in KINDS if key != "alike" for _ in range(given.each)] + ["alike"] * given.alike
     found: list[Canary] = []

@@ -467,6 +467,12 @@ def measure(stage: Stage, given: argparse.Namespace, put: Callable[[Series], Non
         put(provisions(stage, given.provisions, DELAYS[-1]))
 
 
+def about(command: str) -> dict[str, Any]:
+    """What is said of every measurement: when it was made, with what, and the command that repeats it."""
+    date = datetime.now(UTC).date().isoformat()
+    return {"format": 1, "date": date, "command": command, "versions": versions() | {"hosts": HOSTS}}
+
+
 def write(found: Sequence[Series], facts: Mapping[str, Any], folder: Path) -> None:
     """The results for people and for programs; what was measured so far is kept if the rest fails."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -506,12 +512,7 @@ def main(arguments: list[str]) -> int:
         for count in given.hosts
     ]
     command = f"benchmarks/switches.py --hosts {' '.join(map(str, given.hosts))} --switches {given.switches}"
-    facts: dict[str, Any] = {
-        "format": 1,
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": f"{command} --deploys {given.deploys} --provisions {given.provisions} --server {given.server}",
-        "versions": versions() | {"hosts": HOSTS},
-    }
+    facts = about(f"{command} --deploys {given.deploys} --provisions {given.provisions} --server {given.server}")
     found: list[Series] = []
 
     def put(one: Series) -> None:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,9 @@ from support.common import CACHE, Failure, Progress, run_main, use_project_pytho
 use_project_python()
 
 from faults.rig import interrupt  # noqa: E402
-from switches import HOSTS, Stage, profile  # noqa: E402
+from switches import Stage, about, profile  # noqa: E402
 
-from support.example_fleet import APP, DOMAIN, versions  # noqa: E402
+from support.example_fleet import APP, DOMAIN  # noqa: E402
 from support.load import Load, LoadThread, parse_target  # noqa: E402
 from support.load.tally import quantile  # noqa: E402
 
@@ -354,12 +353,7 @@ def main(arguments: list[str]) -> int:
     progress = Progress()
     WORK.mkdir(parents=True, exist_ok=True)
     site = Site(progress)
-    facts: dict[str, Any] = {
-        "format": 1,
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": f"benchmarks/ways.py --changes {given.changes}",
-        "versions": versions() | {"hosts": HOSTS},
-    }
+    facts = about(f"benchmarks/ways.py --changes {given.changes}")
     try:
         site.prepare()
         site.others()

@@ -81,9 +81,14 @@ def store(tmp_path: Path) -> Path:
     return found
 
 
+def manifest_in(store: Path) -> Path:
+    """The manifest of the artifact in a store."""
+    return next(path for path in store.glob("*.json") if not path.name.endswith(".cdx.json"))
+
+
 def change(store: Path, **values: Any) -> None:
     """Change the manifest of the artifact in a store."""
-    manifest = next(path for path in store.glob("*.json") if not path.name.endswith(".cdx.json"))
+    manifest = manifest_in(store)
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | values))
 
 
@@ -146,7 +151,7 @@ def make_key(path: Path) -> Path:
 
 def sign(store: Path, key: Path) -> None:
     """Sign the manifest in a store."""
-    manifest = next(path for path in store.glob("*.json") if not path.name.endswith(".cdx.json"))
+    manifest = manifest_in(store)
     command = ["ssh-keygen", "-q", "-Y", "sign", "-n", "bluegreen-artifact", "-f", key]
     made = subprocess.run(command, input=manifest.read_bytes(), stdout=subprocess.PIPE, check=True).stdout
     manifest.with_suffix(".json.sig").write_bytes(made)
