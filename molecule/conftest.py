@@ -21,6 +21,12 @@ def fleet() -> Deployment:
 
 
 @pytest.fixture(scope="session")
+def pair() -> Deployment:
+    """The orders on two app servers, with all else on one host."""
+    return deployment("pair")
+
+
+@pytest.fixture(scope="session")
 def vm() -> Deployment:
     """The notes on one VM."""
     return deployment("vm")

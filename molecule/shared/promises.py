@@ -24,7 +24,7 @@ from typing import Any
 import testinfra
 import yaml
 
-from support.example_fleet import VISITORS, release_at
+from support.example_fleet import VISITORS, answer_at
 from support.load import Load, LoadThread, parse_profile, parse_target, summary
 
 REPO = Path(__file__).resolve().parents[2]
@@ -299,9 +299,10 @@ class Deployment:
         return str(json.loads(self.on(first, f"bluegreen tokens --app {self.app}"))["probe"])
 
     def serving(self) -> dict[str, str]:
-        """Which release answers visitors at each URL."""
+        """Which release answers visitors at each URL, or what came instead."""
         token = self.probe_token()
-        return {url: release_at(url, self.domain, token) for url in self.urls}
+        answers = {url: answer_at(url, self.domain, token) for url in self.urls}
+        return {url: release or f"no release: {instead}" for url, (release, instead) in answers.items()}
 
     def expect_live(self, release: str) -> None:
         """Every host has this release as its live one, without drift, and it answers visitors everywhere."""
@@ -312,9 +313,7 @@ class Deployment:
             )
             assert status["pending"] is None, f"{name}: {status['pending']}"
         for url, found in self.serving().items():
-            assert found.startswith(sha[:12]), (
-                f"{url} should answer with {release} ({sha[:12]}): {found or 'no answer'}"
-            )
+            assert found.startswith(sha[:12]), f"{url} should answer with {release} ({sha[:12]}): {found}"
 
         self.expect_calm()
 

@@ -213,14 +213,19 @@ class Fleet:
 
 def release_at(url: str, host: str, token: str, headers: Mapping[str, str] | None = None) -> str:
     """The release id that answers at a base URL; "" if there is no answer or no stamp."""
+    return answer_at(url, host, token, headers)[0]
+
+
+def answer_at(url: str, host: str, token: str, headers: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """The release id that answers at a base URL, "" if none does; and what came instead of one."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
     try:
         connection.request("GET", "/healthz", headers={"Host": host, "X-Bluegreen-Probe": token, **(headers or {})})
         answer = connection.getresponse()
         answer.read()
-        return answer.headers.get("X-Bluegreen-Release", "")
-    except (OSError, http.client.HTTPException):
-        return ""
+        return answer.headers.get("X-Bluegreen-Release", ""), f"status {answer.status}"
+    except (OSError, http.client.HTTPException) as error:
+        return "", f"{type(error).__name__}: {error}"
     finally:
         connection.close()
 
