@@ -60,6 +60,12 @@ delete from django_migrations where app = 'orders' and name = '0003_order_note';
 commit;
 """
 
+# One worker a host instead of the example's two: to start them takes longer than all else that a host does in a deploy.
+PROCESSES = {
+    "worker": {"command": "celery -A shop worker --without-gossip --without-mingle", "stop_timeout": 60},
+    "beat": {"command": "celery -A shop beat", "singleton": True},
+}
+
 
 class Log(StringIO):
     """Takes the load's lines and keeps what judging needs."""
@@ -262,7 +268,7 @@ class Rig:
             "HTTPS": "0",
             "BENCHMARK_ROUND": "{{ benchmark_round | default('0') }}",
         }
-        self.fleet.write_inventory({"app_env": environment})
+        self.fleet.write_inventory({"app_env": environment, "app_processes": PROCESSES})
         for release in (OLD, NEW):
             self.progress(f"build {release}")
             self.must(self.fleet.build(release), f"build {release}")
