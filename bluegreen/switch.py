@@ -112,10 +112,9 @@ def refuse_other_pending(context: Context, pending: Pending, name: str) -> None:
 
 def extend(context: Context, ttl: float, name: str | None) -> dict[str, Any]:
     """Move the deadline of a pending switch: the controller still watches. `name`: refuse if that one is undone."""
-    live, pending = context.state.live(), context.state.pending()
-    there = pending and pending.release == name and not pending.provisional
-    if name and not there and not (live and live.release == name):
-        raise refused(f"the switch to {name} was undone here", "its deadline passed, or another host gave up", "")
+    pending = context.state.pending()
+    if name:
+        require_routed(context, name)
     if not pending or pending.provisional or context.dry_run:
         return {"extended": False}
     deadline = Deadline.after(ttl)
@@ -127,6 +126,14 @@ def extend(context: Context, ttl: float, name: str | None) -> dict[str, Any]:
     )
     deadman.disarm(context.app, pending.timer)
     return {"extended": True}
+
+
+def require_routed(context: Context, name: str) -> None:
+    """Refuse to go on with a release whose switch this host has undone: that says nothing about the release."""
+    live, pending = context.state.live(), context.state.pending()
+    there = pending and pending.release == name and not pending.provisional
+    if not there and not (live and live.release == name):
+        raise refused(f"the switch to {name} was undone here", "its deadline passed, or another host gave up", "")
 
 
 def decide(context: Context, wanted: str, name: str, why: str, without: list[str]) -> dict[str, Any]:

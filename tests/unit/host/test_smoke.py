@@ -412,6 +412,25 @@ def test_the_verb_says_what_was_proven(host: Any) -> None:
     assert caught.value.details["verdict"] == "fail"
 
 
+def test_a_release_is_not_blamed_for_what_the_one_before_answers_after_its_switch_was_undone(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = host.deploy(1, 1), host.release(2)
+    host.do("start", release=new, alive=0)
+    host.do("route", release=new, share=100, ttl=60)
+    asked = smoke.identity
+
+    def while_the_timer_fires(target: smoke.Target, times: int, timeout: float) -> str:
+        host.do("revert")
+        return asked(target, times, 0.05)
+
+    monkeypatch.setattr(smoke, "identity", while_the_timer_fires)
+    with pytest.raises(BluegreenError, match="was undone here") as caught:
+        host.do("smoke", target="front", release=new)
+    assert caught.value.code is Code.REFUSED
+    assert host.live() == old
+
+
 def test_a_session_by_command(host: Any) -> None:
     wanted = [
         {"name": "in", "session": "start", "command": "smoke_session --user smoke"},
