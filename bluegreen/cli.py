@@ -5,6 +5,7 @@ One JSON object on stdout, one line for a person on stderr, the exit status says
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -21,6 +22,8 @@ from bluegreen.verbs import VERBS, perform
 
 if TYPE_CHECKING:
     import argparse
+
+DISK = {errno.ENOSPC: "is full", errno.EDQUOT: "is full", errno.EIO: "fails", errno.EROFS: "is read-only"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -113,7 +116,7 @@ def reconcile_all(root: Path, given: dict[str, Any], dry_run: bool) -> dict[str,
             print(f"bluegreen: {app}: {problem}", file=sys.stderr)
             answers[app] = {"error": problem.as_dict("reconcile")}
         except Exception:  # noqa: BLE001  the other applications must come up
-            answers[app] = {"error": bug("reconcile")}
+            answers[app] = {"error": unforeseen("reconcile")}
     failed = [app for app, answer in answers.items() if "error" in answer]
     if failed:
         raise check_failed(f"{', '.join(failed)} could not be reconciled", "see the lines above", "", answers)
@@ -171,8 +174,8 @@ def batch(app: str, root: Path, call: dict[str, Any]) -> tuple[dict[str, Any], i
             results[name] = problem.details
         print(f"bluegreen: {problem}", file=sys.stderr)
     except Exception:  # noqa: BLE001  the answer must be JSON whatever happens
-        status = int(Code.BUG)
-        answer |= {"ok": False, "error": bug(verb)}
+        answer |= {"ok": False, "error": unforeseen(verb)}
+        status = answer["error"]["code"]
     answer["seconds"] = round(time.monotonic() - started, 3)
     return answer, status
 
@@ -199,8 +202,20 @@ def look_up(reference: dict[str, Any], results: dict[str, Any]) -> Any:
     return found[reference["key"]]
 
 
-def bug(verb: str) -> dict[str, Any]:
-    """An error nobody foresaw: its last line for the caller, the whole of it on stderr."""
+def unforeseen(verb: str) -> dict[str, Any]:
+    """The exception at hand, which no verb expects: a disk that fails is told in one line, all else is a bug.
+
+    Of a bug the caller gets the last line, and stderr the whole of it.
+    """
+    problem = sys.exception()
+    if isinstance(problem, OSError) and problem.errno in DISK:
+        what, todo = (
+            f"bluegreen {verb}: the disk {DISK[problem.errno]}",
+            "mend that (df -h; dmesg), then type the same again",
+        )
+        failure = BluegreenError(Code.REFUSED, what, str(problem), todo)
+        print(f"bluegreen: {failure}", file=sys.stderr)
+        return failure.as_dict(verb)
     import traceback  # slow to import
 
     text = traceback.format_exc()
@@ -263,7 +278,8 @@ def run(words: list[str], root: Path) -> int:
         show({"error": denied.as_dict(options.verb)})
         return int(denied.code)
     except Exception:  # noqa: BLE001  the answer must be JSON whatever happens
-        show({"error": bug(options.verb)})
-        return int(Code.BUG)
+        error = unforeseen(options.verb)
+        show({"error": error})
+        return int(error["code"])
     show(answer)
     return 0

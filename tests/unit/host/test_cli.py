@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -89,6 +90,25 @@ def test_a_bug_is_json_too(host: Any, capsys: Any, monkeypatch: pytest.MonkeyPat
     answer, status = host.batch({"verb": "status"}, {"verb": "history"})
     assert (status, answer["ok"], answer["error"]["verb"]) == (1, False, "history")
     assert "status" in answer["results"]
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "is read-only"), (errno.EIO, "the disk fails")],
+)
+def test_a_disk_that_fails_is_no_bug(
+    host: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch, number: int, says: str
+) -> None:
+    def fail(context: Any, params: Any) -> Any:
+        raise OSError(number, os.strerror(number), "/srv/orders/releases")
+
+    monkeypatch.setitem(VERBS, "history", verbs.Verb(fail, "", {}, changes=False))
+    status, answer, err = run(host, capsys, "history")
+    assert (status, says in answer["error"]["what"]) == (Code.REFUSED, True)
+    assert len(err.splitlines()) == 1
+    assert "/srv/orders/releases" in err
+    answer, status = host.batch({"verb": "status"}, {"verb": "history"})
+    assert (status, says in answer["error"]["what"]) == (Code.REFUSED, True)
 
 
 def test_without_rights(host: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
