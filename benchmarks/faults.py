@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import signal
 import sys
 from contextlib import suppress
@@ -137,7 +138,7 @@ def main(arguments: list[str]) -> int:
                     progress(f"    {note}")
 
             options = [word for word in _without_results(arguments) if word not in (*CASES, "all", "--keep")]
-            command = " ".join(["benchmarks/faults.py", name, *options])
+            command = shlex.join(["benchmarks/faults.py", name, *options])
             try:
                 with rig:
                     CASES[name](rig, given, report)
