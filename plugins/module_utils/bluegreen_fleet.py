@@ -456,6 +456,13 @@ def known_release(fleet: Fleet) -> str | None:
     return next((str(row["id"]) for row in rows if row.get("artifact") == stem and row.get("complete")), None)
 
 
+def judged_release(fleet: Fleet) -> str | None:
+    """The release whose migrations are looked at: in check mode one that is there, if this one is not."""
+    made = fleet.step("stage", fleet.migration_host, "configure")
+    missing = fleet.check and not fleet.rollback and made.get("changed")
+    return known_release(fleet) if missing else release(fleet)
+
+
 def sha(fleet: Fleet) -> str:
     """The commit this run is about; empty while unknown."""
     if not fleet.rollback:
@@ -564,7 +571,7 @@ def wanted(fleet: Fleet, phase: str) -> bool:
             return False
     elif phase != "stage" and nothing_to_do(fleet):
         return False
-    if phase == "plan_migrations" and release(fleet) is None:
+    if phase == "plan_migrations" and judged_release(fleet) is None:
         return False
     if phase == "migrate":
         return bool(pending_migrations(fleet))
@@ -950,7 +957,8 @@ def fill_release(call: dict[str, Any], fleet: Fleet, configured: str | None) -> 
     """Name the release: the one an earlier step of the same call makes, or the one the fleet agreed on."""
     if call.get("release") or (call["verb"] == "smoke" and call.get("target") == "live"):
         return
-    call["release"] = {"from": configured, "key": "release"} if configured else release(fleet)
+    known = judged_release(fleet) if call["verb"] == "migrate" else release(fleet)
+    call["release"] = {"from": configured, "key": "release"} if configured else known
 
 
 def fill_smoke(call: dict[str, Any], fleet: Fleet, host: str, session: Mapping[str, str] | None, ttl: float) -> None:

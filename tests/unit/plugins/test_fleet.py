@@ -508,6 +508,15 @@ def test_a_plan_asks_the_release_that_is_there_from_before() -> None:
     assert [call["verb"] for call in prepare(state, "web1", {"verb": "check", "only": "for_real"})] == []
 
 
+def test_a_plan_with_another_configuration_asks_the_release_that_is_there() -> None:
+    here = status(A, record(A, 5), record(B, 0, "staged"))
+    made = answer("configure", {"release": "4" * 12 + "-00000000", "changed": True})
+    state = fleet({"stage": made}, inputs(check=True), here)
+    assert fleets.phase_hosts(state, "plan_migrations") == ["web1"]
+    (call,) = prepare(state, "web1", {"verb": "migrate", "plan": True})
+    assert call["release"] == B
+
+
 def test_what_was_started_in_vain_is_given_up() -> None:
     step = {"verb": "abandon", "only": "failed"}
     broken = fleet(UP_TO_SMOKE | {"smoke": {"web1": failed(), "web2": answer(), "web3": answer()}})
