@@ -52,6 +52,11 @@ class Paths:
         return self.root / "etc/bluegreen" / f"{self.app}.revoked"
 
     @property
+    def host_key(self) -> Path:
+        """The key with which systemd-creds seals on this host."""
+        return self.root / "var/lib/systemd/credential.secret"
+
+    @property
     def outdated(self) -> Path:
         """There while this host must serve nothing; nginx's unit looks for it."""
         return self.run / "outdated"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bluegreen import images, release, units
+from bluegreen import images, release, secrets, units
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError, Code, bad_input, check_failed
 
@@ -81,6 +81,7 @@ def command_line(context: Context, name: str, unit: str, words: Sequence[str], e
         f"Group={context.config.user}",
         f"WorkingDirectory={source}",
         f"EnvironmentFile={home}/env",
+        *secrets.of_unit(home),
         f"ReadWritePaths={context.paths.data}",
         *HARDENING,
     ]
@@ -88,7 +89,7 @@ def command_line(context: Context, name: str, unit: str, words: Sequence[str], e
         "systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}", f"--description={described(name)}",
         *(f"--property={item}" for item in properties),
         *(f"--setenv={key}={value}" for key, value in extra.items()),
-        "--", *words,
+        "--", *secrets.launched(home, words),
     ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bluegreen import files, release, units
+from bluegreen import files, release, secrets, units
 from bluegreen.config import COLOURS, Paths, other
 from bluegreen.context import Context
 from bluegreen.errors import check_failed
@@ -53,7 +53,10 @@ def wanted_dropins(app: str, colour: str, processes: Sequence[Process]) -> dict[
 def sync(paths: Paths, colour: str, processes: Sequence[Process]) -> bool:
     """Make the drop-ins of a colour those of its release. True if systemd must read them again."""
     wanted = wanted_dropins(paths.app, colour, processes)
-    present = {str(path.relative_to(paths.units)): path for path in dropins(paths, colour)}
+    handed = secrets.wanted_dropins(paths, colour, release.resolved(paths, colour))
+    wanted |= handed
+    there = [*dropins(paths, colour), *secrets.dropins(paths, colour)]
+    present = {str(path.relative_to(paths.units)): path for path in there}
     changed = False
     for name, path in present.items():
         if name not in wanted:
@@ -67,7 +70,7 @@ def sync(paths: Paths, colour: str, processes: Sequence[Process]) -> bool:
             path.parent.mkdir(exist_ok=True)
             files.write_file(path, content)
             changed = True
-    return changed
+    return changed or (bool(handed) and stale([units.web_unit(paths.app, colour)]))
 
 
 def dropins(paths: Paths, colour: str) -> list[Path]:
@@ -77,7 +80,11 @@ def dropins(paths: Paths, colour: str) -> list[Path]:
 
 def unread(app: str, colour: str, processes: Sequence[Process]) -> bool:
     """Whether systemd has not read a drop-in yet: a crash came between writing it and telling systemd."""
-    names = [unit for process in processes for unit in copies(app, colour, process)]
+    return stale([unit for process in processes for unit in copies(app, colour, process)])
+
+
+def stale(names: Sequence[str]) -> bool:
+    """Whether the files of one of these units are newer than what systemd knows."""
     return any(
         values.get("NeedDaemonReload") == "yes" for values in units.properties(names, ["NeedDaemonReload"]).values()
     )

@@ -1,4 +1,4 @@
-"""Remove old releases, never one that serves, runs, is pending, or is needed for a rollback."""
+"""Remove old releases, never one that serves, runs, is pending, or is needed for a rollback; and revoked secrets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bluegreen import files, images, release
+from bluegreen import files, images, inflight, release, secrets, start, units
 from bluegreen.config import COLOURS
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError
@@ -67,7 +67,48 @@ def prune(context: Context, keep: int) -> dict[str, Any]:
             busy.append(name)
     if doomed or unneeded:
         state.append_history("prune", releases=doomed, images=unneeded, busy=busy)
-    return {"removed": doomed, "images": [name for name in unneeded if name not in busy], "busy": busy}
+    images_gone = [name for name in unneeded if name not in busy]
+    return {"removed": doomed, "images": images_gone, "busy": busy, "revoked": revoke(context)}
+
+
+def revoke(context: Context) -> dict[str, list[str]]:
+    """Put the live release's values in the place of those that it revokes, in every release from before it.
+
+    One of those that is running, warm, is started again with them: what it has may not work any more. Returns release →
+    names. Nothing to do once it has been done: a rollback to the live release later must not undo a newer value.
+    """
+    paths, state = context.paths, context.state
+    live = state.live()
+    marker = paths.releases / live.release / release.REVOKES if live else None
+    wanted = files.read_json(marker) if marker else None
+    mine = secrets.kept(paths.releases / live.release) if live else None
+    if not live or not marker or not wanted or not mine or state.pending():
+        return {}
+    records = {record.id: record.staged_at for record in state.records() if release.complete(paths, record.id)}
+    older = [name for name, staged_at in records.items() if staged_at < records.get(live.release, "")]
+    changed: dict[str, list[str]] = {}
+    for name in older:
+        theirs = secrets.kept(paths.releases / name)
+        if theirs and (names := secrets.replacements(mine, wanted["names"], theirs)):
+            renew(context, name, names, live.release)
+            changed[name] = names
+    files.remove_file(marker)
+    if changed:
+        state.append_history("revoke", release=live.release, replaced=changed, deploy_id=context.deploy_id)
+    return changed
+
+
+def renew(context: Context, name: str, names: Sequence[str], source: str) -> None:
+    """Give a release the values of another one for these names; if it runs, warm, it starts again with them."""
+    paths = context.paths
+    warm = next((each for each in COLOURS if release.resolved(paths, each) == name), "")
+    running = bool(warm) and start.is_active(context.app, warm)
+    if running:
+        inflight.wait_idle(lambda: inflight.sample(str(paths.socket(warm))), context.config.drain_ceiling)
+        units.systemctl("stop", units.web_unit(context.app, warm), timeout=300)
+    secrets.replace(paths.releases / name, paths.releases / source, names)
+    if running:
+        units.systemctl("start", "--no-block", units.web_unit(context.app, warm))
 
 
 def sweep(context: Context) -> list[str]:

@@ -7,17 +7,20 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bluegreen import files, images
+from bluegreen import files, images, secrets
 from bluegreen.config import PROCESS_NAME, Paths
 from bluegreen.errors import bad_input, refused
 
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-RESERVED = re.compile(r"BLUEGREEN_.*|PATH|PYTHONPATH|DJANGO_SETTINGS_MODULE")
+RESERVED = re.compile(r"BLUEGREEN_.*|PATH|PYTHONPATH|DJANGO_SETTINGS_MODULE|CREDENTIALS_DIRECTORY")
+LONGEST = 128 * 1024 - 1  # bytes of NAME=value: MAX_ARG_STRLEN of execve(2), less the NUL
 SERVE = "/usr/local/lib/bluegreen"
+REVOKES = "revokes.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,22 +85,8 @@ def parse_processes(raw: dict[str, Any]) -> list[Process]:
     return found
 
 
-def split_secrets(secrets: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
-    """Secrets as environment and secrets as files."""
-    plain: dict[str, str] = {}
-    as_files: dict[str, str] = {}
-    for name, value in secrets.items():
-        if isinstance(value, dict):
-            if value.get("as") not in ("file", "env") or not isinstance(value.get("value"), str):
-                raise bad_input(f"app_secrets.{name} must be a text, or {{value: text, as: file}}")
-            (as_files if value["as"] == "file" else plain)[name] = value["value"]
-        else:
-            plain[name] = value
-    return plain, as_files
-
-
-def check_environment(where: str, values: dict[str, Any]) -> None:
-    """Names and values that an environment can carry. The value itself is never shown."""
+def check_environment(where: str, values: dict[str, Any], carried: bool = True) -> None:
+    """Names and values that an environment can carry (`carried`), or a file. The value itself is never shown."""
     for name, value in values.items():
         if not ENV_NAME.fullmatch(str(name)) or RESERVED.fullmatch(str(name)):
             raise bad_input(
@@ -107,12 +96,21 @@ def check_environment(where: str, values: dict[str, Any]) -> None:
             raise bad_input(f"{where}.{name} must be a text", f"it is {type(value).__name__}; write it in quotes")
         if "\0" in value:
             raise bad_input(f"{where}.{name} contains a NUL character")
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            raise bad_input(f"{where}.{name} contains half a character", "a lone surrogate, which no UTF-8 text has")
+        if carried and len(f"{name}={value}".encode()) > LONGEST:
+            todo = f"give it as a file: {name}: {{value: …, as: file}} in app_secrets"
+            raise bad_input(f"{where}.{name} is too long", f"a variable has at most {LONGEST} bytes", todo)
 
 
-def environment_line(name: str, value: str) -> str:
-    """One assignment in the syntax of systemd's EnvironmentFile, whatever the value contains."""
-    escaped = re.sub(r'([\\"$`])', r"\\\1", value)
-    return f'{name}="{escaped}"\n'
+def secrets_of(config: dict[str, Any]) -> list[secrets.Secret]:
+    """The secrets of a configuration, checked. Raises BluegreenError that names the wrong one."""
+    found = secrets.parse(_typed(config, "secrets", dict, {}))
+    check_environment("app_secrets", {each.name: each.value for each in found if not each.as_file})
+    check_environment("app_secrets", {each.name: each.value for each in found if each.as_file}, carried=False)
+    secrets.check_size(found)
+    secrets.check_revoked(_typed(config, "secrets_revoked", list, []), found)
+    return found
 
 
 def release_id(key: bytes, sha: str, image_sha256: str, config: dict[str, Any]) -> str:
@@ -138,12 +136,7 @@ def python_path(app_root: Path, config: dict[str, Any], extra: Path) -> str:
 
 
 def build_environment(paths: Paths, release: str, sha: str, image: Path, config: dict[str, Any]) -> dict[str, str]:
-    """The whole environment of a release, secrets included."""
-    plain = _typed(config, "env", dict, {})
-    secrets, secret_files = split_secrets(_typed(config, "secrets", dict, {}))
-    check_environment("app_env", plain)
-    check_environment("app_secrets", secrets)
-    check_environment("app_secrets", secret_files)
+    """The environment of a release, but for its secrets."""
     home = paths.releases / release
     source = Path(os.path.normpath(image / "app" / _typed(config, "source_dir", str, ".")))
     result = {
@@ -161,9 +154,7 @@ def build_environment(paths: Paths, release: str, sha: str, image: Path, config:
         "BLUEGREEN_TARGET": config.get("asgi") or config.get("wsgi") or "",
         "BLUEGREEN_INTERFACE": "asgi" if config.get("asgi") else "wsgi",
     }
-    result.update(plain)
-    result.update(secrets)
-    result.update({f"{name}_FILE": f"{home}/secrets/{name}" for name in secret_files})
+    result.update(_typed(config, "env", dict, {}))
     return result
 
 
@@ -186,6 +177,8 @@ def check_config(config: dict[str, Any]) -> None:
         if not isinstance(content, str):
             raise bad_input(f"app_files.{name} must be a text", f"it is {type(content).__name__}")
     _check_lists(config)
+    check_environment("app_env", _typed(config, "env", dict, {}))
+    secrets_of(config)
     parse_processes(_typed(config, "processes", dict, {}))
 
 
@@ -201,14 +194,22 @@ def _check_lists(config: dict[str, Any]) -> None:
             raise bad_input(f"app_writable_dirs: {name!r} must be a path below /srv/<app>/data")
 
 
-def script(directory: Path, command: str) -> str:
+def script(directory: Path, command: str, prologue: Sequence[str] = ()) -> str:
     """A start script: processes run from the resolved image, not through a colour's link."""
-    lines = ("#!/bin/sh", "# made by bluegreen", f"cd {shlex.quote(str(directory))} || exit 1", f"exec {command}")
-    return "\n".join(lines) + "\n"
+    first = ("#!/bin/sh", "# made by bluegreen", *prologue)
+    return "\n".join((*first, f"cd {shlex.quote(str(directory))} || exit 1", f"exec {command}")) + "\n"
 
 
-def configure(paths: Paths, key: bytes, artifact: str, settings: dict[str, Any], gid: int) -> tuple[str, bool]:
-    """Make the release of `artifact` with `settings`. Returns its id and whether it is new."""
+def launcher(prologue: Sequence[str]) -> str:
+    """A script that runs a command with the release's secrets, where it stands."""
+    return "\n".join(("#!/bin/sh", "# made by bluegreen", *prologue, 'exec "$@"')) + "\n"
+
+
+def configure(paths: Paths, user: str, key: bytes, artifact: str, settings: dict[str, Any]) -> tuple[str, bool]:
+    """Make the release of `artifact` with `settings`, which runs as `user`. Returns its id and whether it is new.
+
+    One that is there gets the secrets back that it has lost: the same id means the same values.
+    """
     name = images.parse_stem(paths.app, artifact)
     manifest = images.manifest_of(paths, name)
     if manifest is None:
@@ -220,9 +221,14 @@ def configure(paths: Paths, key: bytes, artifact: str, settings: dict[str, Any],
     home = paths.releases / identity
     image = paths.images / name
     environment = build_environment(paths, identity, sha, image, made)
+    kept = secrets_of(made)
+    whole = (home / ".complete").exists()
+    how = secrets.way(paths, user) if kept and not whole else ""
+    secrets.check_way(kept, how)
     paths.checks.mkdir(exist_ok=True, mode=0o700)
     files.write_json(paths.checks / f"{identity}.json", checks, 0o600)
-    if (home / ".complete").exists():
+    if whole:
+        secrets.restore(paths, identity, kept, key)
         return identity, False
     files.remove_tree(home)
     source = Path(os.path.normpath(image / "app" / made.get("source_dir", ".")))
@@ -230,20 +236,24 @@ def configure(paths: Paths, key: bytes, artifact: str, settings: dict[str, Any],
         aside.chmod(0o755)
         for entry in ("app", "venv", "static"):
             os.symlink(image / entry, aside / entry)
-        _write_texts(aside / "files", made.get("files") or {}, 0o644, 0)
-        _write_texts(aside / "secrets", split_secrets(made.get("secrets") or {})[1], 0o640, gid)
-        scripts = {"web": script(source, f"{image}/venv/bin/gunicorn --config {SERVE}/bluegreen_gunicorn.py")}
-        scripts |= {
-            process.name: script(source, process.command) for process in parse_processes(made.get("processes") or {})
-        }
-        _write_texts(aside / "run", scripts, 0o755, 0)
-        lines = "".join(environment_line(name, value) for name, value in sorted(environment.items()))
+        _write_texts(aside / "files", made.get("files") or {}, 0o644)
+        secrets.write(paths, aside, kept, how, key)
+        if made.get("secrets_revoked"):
+            files.write_json(aside / REVOKES, {"names": made["secrets_revoked"]})  # until it has been done
+        first = secrets.prologue(kept, how)
+        scripts = {"web": script(source, f"{image}/venv/bin/gunicorn --config {SERVE}/bluegreen_gunicorn.py", first)}
+        background = parse_processes(made.get("processes") or {})
+        scripts |= {process.name: script(source, process.command, first) for process in background}
+        scripts |= {secrets.LAUNCHER: launcher(first)} if kept else {}
+        _write_texts(aside / "run", scripts, 0o755)
+        lines = "".join(secrets.environment_line(name, value) for name, value in sorted(environment.items()))
         (aside / "env").touch(mode=0o600)
         (aside / "env").write_text(lines, encoding="utf-8", newline="")
         (aside / "manifest.json").write_text(json.dumps(manifest, sort_keys=True))
         public = {
             **made,
             "secrets": sorted(made.get("secrets") or {}),
+            "secrets_kept": how,
             "artifact": artifact,
             "sha": sha,
             "release": identity,
@@ -255,17 +265,12 @@ def configure(paths: Paths, key: bytes, artifact: str, settings: dict[str, Any],
     return identity, True
 
 
-def _write_texts(directory: Path, texts: dict[str, str], mode: int, gid: int) -> None:
+def _write_texts(directory: Path, texts: dict[str, str], mode: int) -> None:
     directory.mkdir(mode=0o755)
-    if gid:
-        os.chown(directory, 0, gid)
-        directory.chmod(0o750)
     for name, content in texts.items():
         path = directory / name
         path.touch(mode=0o600)
         path.write_text(content, encoding="utf-8", newline="")
-        if gid:
-            os.chown(path, 0, gid)
         path.chmod(mode)
 
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bluegreen import files, images, inflight, outdated, privileges, processes, release, route, smoke, units, web
+from bluegreen import (
+    files,
+    images,
+    inflight,
+    outdated,
+    privileges,
+    processes,
+    release,
+    route,
+    secrets,
+    smoke,
+    units,
+    web,
+)
 from bluegreen.config import COLOURS, other
 from bluegreen.context import Context
 from bluegreen.errors import check_failed, refused
@@ -122,6 +135,7 @@ def start(context: Context, name: str, timeout: float, warm: bool, alive: float)
         return {"colour": colour, "release": name}
     started, begun = time.monotonic(), time.time()
     images.require_open(paths, context.config, release.image_of(paths, name))
+    secrets.require(paths, name, context.key)
     unit = units.web_unit(context.app, colour)
     already = release.resolved(paths, colour) == name and is_active(context.app, colour)
     if live and colour != live.colour:

@@ -24,6 +24,7 @@ from bluegreen import (
     reconcile,
     release,
     rollback,
+    secrets,
     smoke,
     start,
     status,
@@ -108,25 +109,12 @@ def configure(context: Context, params: Params) -> Answer:
         made, _ = release.split_config(settings)
         identity = release.release_id(context.key, str(manifest["sha"]), manifest["image"]["sha256"], made)
         return {"release": identity, "changed": not release.complete(context.paths, identity)}
-    gid = privileges_gid(context)
-    identity, new = release.configure(context.paths, context.key, params["artifact"], settings, gid)
+    identity, new = release.configure(context.paths, context.config.user, context.key, params["artifact"], settings)
     settings = release.config_of(context.paths, identity)
     if context.state.record(identity) is None:
         context.state.set_record(Record(identity, settings["sha"], params["artifact"], staged_at=now()))
         context.state.append_history("stage", release=identity, sha=settings["sha"], deploy_id=context.deploy_id)
     return {"release": identity, "changed": new}
-
-
-def privileges_gid(context: Context) -> int:
-    """The group of the application's user."""
-    import grp
-
-    try:
-        return grp.getgrnam(context.config.user).gr_gid
-    except KeyError:
-        raise BluegreenError(
-            Code.NOT_PROVISIONED, f"there is no group {context.config.user}", "", "run ansible-playbook provision.yml"
-        ) from None
 
 
 def start_verb(context: Context, params: Params) -> Answer:
@@ -435,8 +423,22 @@ def validate(verb: str, given: Params) -> Params:
 
 
 def perform(context: Context, verb: str, given: Params) -> Answer:
-    """Do one verb: check its parameters, take the lock if it changes something, check authority, act."""
+    """Do one verb: check its parameters, take the lock if it changes something, check authority, act.
+
+    What release code printed comes without the secrets of the releases on this host.
+    """
     params = validate(verb, given)
+    try:
+        answer = act(context, verb, params)
+    except BluegreenError as problem:
+        if problem.code is Code.CHECK_FAILED:
+            secrets.hide_in(problem, secrets.masks(secrets.values(context.paths)))
+        raise
+    return secrets.hide(answer, secrets.masks(secrets.values(context.paths))) if answer.get("output") else answer
+
+
+def act(context: Context, verb: str, params: Params) -> Answer:
+    """Do one verb with checked parameters."""
     entry = VERBS[verb]
     working = lease.renewing(context) if entry.long else contextlib.nullcontext()
     if not entry.changes:
