@@ -244,7 +244,7 @@ def read_settings(variables: Any, full: bool) -> dict[str, Any]:
             found[name] = asked.plain(variables[name])
         except AnsibleError as problem:
             raise asked.settings_refusal(
-                [f"{name} cannot be computed: {asked.first_line(problem)}: correct it in {asked.APP_FILE}"]
+                [f"{name} cannot be computed: {asked.first_line(problem)}: correct it in {SETTINGS[name][1]}"]
             ) from None
     return found
 

@@ -147,6 +147,7 @@ SETTINGS: dict[str, tuple[type, str, bool]] = {
     "artifact_require_signature": (bool, ROLLOUT, False),
     "artifact_token": (str, SECRETS, False),
     "app_secrets": (dict, SECRETS, False),
+    "app_secrets_revoked": (list, SECRETS, False),
     "database_password": (str, SECRETS, False),
     "cache_password": (str, SECRETS, False),
     "bluegreen_database_password": (str, SECRETS, False),
@@ -159,6 +160,7 @@ LISTS_OF_STRINGS = {
     "app_build_commands",
     "app_system_packages",
     "app_writable_dirs",
+    "app_secrets_revoked",
     "app_trusted_proxies",
     "deploy_authorized_keys",
 }
@@ -389,18 +391,29 @@ def check_environment(known: Mapping[str, Any]) -> Iterator[str]:
         for name, value in known.get(setting, {}).items():
             if not isinstance(name, str) or not VARIABLE.fullmatch(name):
                 yield wrong(setting, f"has the name {name!r}; a name has letters, digits and underscores")
-            elif setting == "app_secrets" and isinstance(value, Mapping):
-                if (
-                    not isinstance(value.get("value"), str)
-                    or value.get("as", "file") != "file"
-                    or set(value) - {"value", "as"}
-                ):
-                    yield wrong(setting, f"{name} must be a string, or {{value: …, as: file}}")
+            elif setting == "app_secrets":
+                yield from check_secret(name, value)
             elif isinstance(value, (Mapping, list, tuple)) or value is None:
                 yield wrong(setting, f"{name} must be a string")
+    for name in known.get("app_secrets_revoked", []):
+        if name not in known.get("app_secrets", {}):
+            yield wrong("app_secrets_revoked", f"has {name!r}, which is not in app_secrets: what would replace it?")
     for name, content in known.get("app_files", {}).items():
         if not isinstance(content, str):
             yield wrong("app_files", f"{name} must be the file's content as a string")
+
+
+def check_secret(name: str, value: object) -> Iterator[str]:
+    given = value
+    if isinstance(value, Mapping):
+        given = value.get("value")
+        if not isinstance(given, str) or value.get("as", "file") != "file" or set(value) - {"value", "as"}:
+            yield wrong("app_secrets", f"{name} must be a string, or {{value: …, as: file}}")
+            return
+    if given is None or isinstance(given, (list, tuple)):
+        yield wrong("app_secrets", f"{name} must be a string")
+    elif given == "":
+        yield wrong("app_secrets", f"{name} is empty, and an empty secret is a missing one: set it or leave it out")
 
 
 def check_processes(known: Mapping[str, Any]) -> Iterator[str]:

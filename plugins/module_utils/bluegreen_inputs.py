@@ -32,8 +32,8 @@ class Refused(Exception):
 
 # what `configure` is given; each comes from the setting of the same name with app_ before it
 CONFIG_KEYS = (
-    "wsgi", "asgi", "settings_module", "source_dir", "pythonpath", "env", "secrets", "files", "writable_dirs",
-    "processes", "workers", "threads", "request_timeout", "warm", "smoke", "static_url",
+    "wsgi", "asgi", "settings_module", "source_dir", "pythonpath", "env", "secrets", "secrets_revoked", "files",
+    "writable_dirs", "processes", "workers", "threads", "request_timeout", "warm", "smoke", "static_url",
 )  # fmt: skip
 
 WHOLE_NUMBERS = ("workers", "threads", "request_timeout")
@@ -54,6 +54,7 @@ def config(values: Mapping[str, object]) -> dict[str, Any]:
     """What `configure` is given: the release's configuration, secrets included."""
     found = {key: plain(values.get(f"app_{key}")) for key in CONFIG_KEYS}
     found |= {key: int(found[key]) for key in WHOLE_NUMBERS if found[key] not in (None, "")}
+    found["secrets_revoked"] = found["secrets_revoked"] or None  # none at all and an empty list are the same release
     return {key: value for key, value in found.items() if value is not None and value != ""}
 
 

@@ -186,7 +186,14 @@ def _settled(hosts: Merged) -> list[str]:
         parts.append(f"{count(stopped, 'old process')} stopped".replace("processs", "processes"))
     if removed:
         parts.append(f"{count(removed, 'old release')} removed")
+    revoked = {str(each) for answer in hosts.values() for names in _revoked(answer).values() for each in names}
+    if revoked:
+        parts.append(f"{', '.join(sorted(revoked))} revoked in older releases")
     return parts
+
+
+def _revoked(answer: Mapping[str, Any]) -> dict[str, list[str]]:
+    return (answer.get("prune") or {}).get("revoked") or {}
 
 
 DETAILS = {

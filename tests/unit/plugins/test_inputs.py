@@ -170,6 +170,8 @@ def test_the_configuration_of_a_release() -> None:
     }
     found = asked.config(values)
     assert found == {"wsgi": "shop.wsgi:app", "workers": 4, "secrets": {"KEY": "x"}}
+    assert asked.config({**values, "app_secrets_revoked": []}) == found, "the same release"
+    assert asked.config({**values, "app_secrets_revoked": ["KEY"]})["secrets_revoked"] == ["KEY"]
 
 
 def test_values_become_plain() -> None:

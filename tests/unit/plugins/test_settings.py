@@ -48,6 +48,7 @@ def test_the_shortest_good_settings_have_no_problem() -> None:
             }
         },
         {"app_secrets": {"SECRET_KEY": "x", "SIGNING": {"value": "y", "as": "file"}}},
+        {"app_secrets": {"KEY": "x"}, "app_secrets_revoked": ["KEY"]},
         {"app_tls_certificate": "/etc/ssl/a.pem", "app_tls_key": "/etc/ssl/a.key"},
         {"app_static_url": "https://static.example.org/", "app_media_url": "/media/"},
         {"migration_host": "web2"},
@@ -115,6 +116,14 @@ def test_a_missing_setting_is_named_with_its_file(name: str, value: object) -> N
         ({"app_env": ["A=1"]}, "app_env must be a mapping"),
         ({"app_env": {"A-B": "1"}}, "has the name 'A-B'"),
         ({"app_env": {"A": {"b": 1}}}, "app_env A must be a string"),
+        ({"app_secrets": {"KEY": ""}}, "app_secrets KEY is empty, and an empty secret is a missing one"),
+        ({"app_secrets": {"KEY": {"value": "", "as": "file"}}}, "app_secrets KEY is empty"),
+        ({"app_secrets_revoked": ["KEY"]}, "app_secrets_revoked has 'KEY', which is not in app_secrets"),
+        (
+            {"app_secrets": {"KEY": "x"}, "app_secrets_revoked": "KEY"},
+            "app_secrets_revoked must be a list, not a string",
+        ),
+        ({"app_secrets_revoked": [5]}, "app_secrets_revoked must be a list of strings"),
         ({"app_files": {"../x.py": ""}}, "relative path"),
         ({"app_writable_dirs": ["/srv"]}, "relative path"),
         ({"app_static_url": "static"}, "must begin and end with a slash"),
