@@ -26,7 +26,8 @@ def drop_in(fleet: Deployment, host: str, colour: str, lines: str) -> Iterator[N
     try:
         yield
     finally:
-        fleet.on(host, f"rm -r {place}; systemctl daemon-reload")
+        # the directory may hold what the host tool has written for the colour's release
+        fleet.on(host, f"rm {place}/test.conf; rmdir --ignore-fail-on-non-empty {place}; systemctl daemon-reload")
 
 
 def refused(fleet: Deployment, release: str, *named: str, **extra: object) -> Ran:

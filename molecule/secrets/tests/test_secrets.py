@@ -1,0 +1,390 @@
+"""Secrets reach the application unharmed and nobody else; a rollback returns those of its time. One story.
+
+Every secret holds a mark of this run. What playbooks print, what they leave on both sides, the journal, the process
+lists and the history are searched for it at the end.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import secrets
+import shlex
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from promises import LOGS, REPO, Deployment, Ran, until
+
+LOUD = ("-vvv", "--diff")
+ODD = "MARK 1\nMARK \"2\" 'x' $HOME `id` $(id) \\ \\n %s {{ x }} ü € MARK\n\n"
+WATCH = "/run/secrets-watch"
+WATCHER = f"""
+import os, signal, time
+seen, ended = set(), []
+signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
+while not ended:
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            seen.add(open("/proc/" + pid + "/cmdline", "rb").read())
+        except OSError:
+            pass
+    time.sleep(0.02)
+open({WATCH!r}, "wb").write(b"\\n".join(seen))
+"""
+
+
+def forms(mark: str) -> list[str]:
+    """How a mark looks where it was written: as it is, in hexadecimal, and within any text in base64."""
+    found = [mark, mark.encode().hex()]
+    for before in range(3):
+        coded = base64.b64encode(b"\0" * before + mark.encode()).decode()
+        found.append(coded[4 if before else 0 : -4])
+    return found
+
+
+class Marked:
+    """The notes with marked secrets in a vault, and everything that was printed about them."""
+
+    def __init__(self, vm: Deployment, directory: Path) -> None:
+        self.mark = f"mark{secrets.token_hex(12)}"
+        self.password = directory / "vault-password"
+        self.password.write_text(secrets.token_hex(16))
+        self.reports = directory / "reports"
+        self.reports.mkdir()
+        self.began = f"@{time.time() - 1:.0f}"
+        self.commands: Callable[[], str] = str  # what was in the process lists of this machine
+        marked = {
+            "name": "marked",
+            "path": "/",
+            "headers": {"X-Marked": "{{ vault_marked_header }}"},
+            "contains": "far",
+        }
+        self.deployment = vm.variant(
+            directory,
+            app_secrets={
+                "NOTES_SECRET": {"value": "{{ vault_marked_file }}", "as": "file"},
+                "NOTES_SMOKE_PASSWORD": "{{ vault_notes_smoke_password }}",
+                "ODD": "{{ vault_marked_odd }}",
+                "ADDRESS": "postgres://notes:{{ vault_marked_password }}@192.0.2.31/notes",
+            },
+            app_smoke=[marked],
+            app_writable_dirs=["media", "marked"],  # no release of another scenario has the same settings
+            database_password="{{ vault_marked_password }}",
+            cache_password="{{ vault_marked_password }}",
+            artifact_token="{{ vault_marked_token }}",
+            judge_prometheus_token="{{ vault_marked_token }}",
+        )
+        self.values = {
+            "file": f"-----BEGIN {self.mark}-----\n{ODD}-----END-----",
+            "odd": ODD,
+            **{name: f"MARK-{name}" for name in ("header", "password", "token")},
+        }
+        self.keep()
+
+    def keep(self, **changed: str) -> None:
+        """Write the values, encrypted; some of them changed."""
+        self.values |= changed
+        texts = {name: json.dumps(self.real(name), ensure_ascii=False) for name in self.values}
+        lines = [f"vault_marked_{name}: !unsafe {text}\n" for name, text in texts.items()]
+        command = [REPO / ".venv/bin/ansible-vault", "encrypt", "--vault-password-file", self.password, "--output", "-"]
+        done = subprocess.run(command, input="".join(lines), capture_output=True, text=True, check=True)
+        place = self.deployment.inventory / "group_vars" / "app_servers" / "vault.yml"
+        place.write_text(done.stdout)
+        assert self.mark not in place.read_text()
+
+    def real(self, name: str) -> str:
+        """A value as the application is to get it."""
+        return self.values[name].replace("MARK", self.mark)
+
+    def run(self, playbook: str, *words: str, good: bool = True, **extra: object) -> Ran:
+        """A playbook with all that it can say."""
+        if playbook in ("deploy.yml", "rollback.yml") and "--check" not in words:
+            extra["report"] = self.reports
+        ran = self.deployment.playbook(playbook, *LOUD, "--vault-password-file", str(self.password), *words, **extra)
+        assert (ran.status == 0) is good, ran.tail()
+        self.expect_silence(ran.output)
+        return ran
+
+    def expect_silence(self, text: str) -> None:
+        """No form of the mark stands in a text; what is shown is the line with the mark taken out."""
+        for form in forms(self.mark):
+            lines = [line.replace(form, "<HERE>")[:300] for line in text.splitlines() if form in line]
+            assert not lines, "\n".join(lines[:5])
+
+
+@pytest.fixture(scope="module")
+def marked(vm: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Marked]:
+    """Marked secrets, and process lists watched on both sides from here on."""
+    made = Marked(vm, tmp_path_factory.mktemp("marked"))
+    vm.on("vm1", f"systemd-run -q --collect --unit=secrets-watch /usr/bin/python3 -c {shlex.quote(WATCHER)}")
+    ended, seen = threading.Event(), set[bytes]()
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            for place in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    seen.add(place.read_bytes())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    made.commands = lambda: b"\n".join(seen).decode(errors="replace")
+    yield made
+    ended.set()
+    thread.join()
+    vm.on("vm1", f"systemctl stop secrets-watch; rm -f {WATCH}", check=False)
+    vm.deploy("n1", watch=0, retry_bad=True)  # with the settings of the other scenarios
+
+
+def environment(vm: Deployment) -> dict[str, str]:
+    """The environment of the process that serves."""
+    colour = vm.status()["vm1"]["live"]["colour"]
+    pid = vm.on("vm1", f"systemctl show -P MainPID notes@{colour}").strip()
+    raw = base64.b64decode(vm.on("vm1", f"base64 -w0 /proc/{pid}/environ"))
+    return dict(part.decode().split("=", 1) for part in raw.split(b"\0") if part)
+
+
+def live(vm: Deployment) -> str:
+    """The id of the live release."""
+    return str(vm.status()["vm1"]["live"]["release"])
+
+
+def config(vm: Deployment, release: str) -> dict[str, Any]:
+    """What a release says of itself."""
+    found: dict[str, Any] = json.loads(vm.on("vm1", f"cat /srv/notes/releases/{release}/config.json"))
+    return found
+
+
+def test_provisioning_and_a_first_deploy_say_nothing(vm: Deployment, marked: Marked) -> None:
+    marked.run("provision.yml", timeout=900)
+    vm.given("n1")
+    marked.run("deploy.yml", "--check", sha=vm.sha("n1"))
+    marked.run("deploy.yml", sha=vm.sha("n1"), watch=1)
+    vm.expect_live("n1")
+
+
+def test_every_value_arrives_as_it_is_as_environment_and_as_a_file(vm: Deployment, marked: Marked) -> None:
+    found = environment(vm)
+    assert found["ODD"] == marked.real("odd")
+    assert found["ADDRESS"] == f"postgres://notes:{marked.real('password')}@192.0.2.31/notes"
+    place = shlex.quote(found["NOTES_SECRET_FILE"])
+    assert base64.b64decode(vm.on("vm1", f"base64 -w0 {place}")).decode() == marked.real("file")
+    assert "NOTES_SECRET" not in found
+
+
+def test_background_processes_and_commands_get_them_too(vm: Deployment, marked: Marked) -> None:
+    pid = vm.on("vm1", "pgrep -f 'manage.py process_notes'").split()[0]
+    raw = base64.b64decode(vm.on("vm1", f"base64 -w0 /proc/{pid}/environ")).decode()
+    assert f"ODD={marked.real('odd')}\0" in raw
+    code = "import os, django.conf; print(len(os.environ['ODD']), len(django.conf.settings.SECRET_KEY))"
+    ran = marked.run("manage.yml", "-e", json.dumps({"command": f"shell -v 0 -c {shlex.quote(code)}"}))
+    assert f"{len(marked.real('odd'))} {len(marked.real('file').strip())}" in ran.output, ran.tail()
+
+
+def test_they_are_sealed_and_only_root_can_read_what_is_stored(vm: Deployment, marked: Marked) -> None:
+    release = live(vm)
+    assert config(vm, release)["secrets_kept"] == "sealed", "this host can encrypt, and its units get what is encrypted"
+    stored = vm.on("vm1", f"find /srv/notes/releases/{release}/secrets -type f").split()
+    assert len(stored) == 4
+    for path in [*stored, f"/srv/notes/releases/{release}/env", f"/srv/notes/releases/{release}/secrets.json"]:
+        assert vm.on("vm1", f"stat -c %U:%a {path}").strip() == "root:600"
+        assert vm.host("vm1").run(f"runuser -u notes -- cat {path}").rc != 0, path
+
+
+def test_a_command_that_prints_its_settings_prints_no_secret(marked: Marked) -> None:
+    ran = marked.run("manage.yml", "-e", json.dumps({"command": "diffsettings"}))
+    assert "ALLOWED_HOSTS" in ran.output, ran.tail()
+
+
+def test_reading_playbooks_say_nothing(vm: Deployment, marked: Marked) -> None:
+    marked.run("status.yml", format="json", out=marked.reports / "status.json")
+    marked.run("unlock.yml")
+
+
+LEAKY = """
+from website.config.production import *
+import os
+raise RuntimeError(os.environ["ODD"] + os.environ["ADDRESS"])
+"""
+WRONG = {"name": "marked", "path": "/nowhere", "headers": {"X-Marked": "{{ vault_marked_header }}"}}
+NOWHERE = {"NOTES_DATABASE": "/nowhere/notes.sqlite3", "NOTES_HOSTS": "notes.example.org"}
+FAILURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "settings": ("n2", {"app_workers": "many"}),
+    "preflight": ("n2", {"rollout_min_free_mb": 90_000_000}),
+    "stage, by a release that prints its secrets": (
+        "n2",
+        {"app_settings_module": "leaky", "app_files": {"leaky.py": LEAKY}},
+    ),
+    "migrations": ("n2", {"app_env": NOWHERE}),
+    "start": ("n3", {"rollout_start_timeout": 20}),
+    "smoke": ("n2", {"app_smoke": [WRONG], "rollout_smoke_timeout": 5}),
+}
+
+
+@pytest.mark.parametrize("phase", FAILURES)
+def test_a_failure_says_nothing(vm: Deployment, marked: Marked, phase: str) -> None:
+    before = live(vm)
+    release, extra = FAILURES[phase]
+    marked.run("deploy.yml", "-e", json.dumps(extra), good=False, sha=vm.sha(release), watch=1, retry_bad=True)
+    assert live(vm) == before
+
+
+def test_a_failure_in_the_watch_says_nothing(vm: Deployment, marked: Marked) -> None:
+    before = live(vm)
+    words = (*LOUD, "--vault-password-file", str(marked.password))
+    process = marked.deployment.start("deploy.yml", *words, sha=vm.sha("n2"), watch=300, retry_bad=True)
+    try:
+        pending = until(lambda: vm.status()["vm1"]["pending"], "the switch", 120)
+        vm.on("vm1", f"systemctl stop notes@{pending['colour']}")
+        assert process.wait(120) != 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+    until(lambda: live(vm) == before and not vm.status()["vm1"]["pending"], "the release before serves", 90)
+
+
+def test_a_secret_that_nobody_gave_is_named(vm: Deployment, marked: Marked) -> None:
+    for value in ("{{ vault_nobody_gave_it }}", "{{ lookup('ansible.builtin.env', 'NOBODY_GAVE_IT', default='') }}"):
+        before = vm.snapshot()
+        extra = json.dumps({"app_secrets": {"NOTES_SECRET": value}})
+        ran = marked.run("deploy.yml", "-e", extra, good=False, sha=vm.sha("n1"))
+        assert "app_secrets" in ran.output, ran.tail()
+        assert vm.snapshot() == before
+
+
+def test_a_value_may_come_from_the_environment_of_the_controller(
+    vm: Deployment, marked: Marked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTES_ODD", marked.real("odd"))
+    settings = {**marked.deployment.settings["app_secrets"], "ODD": "{{ lookup('ansible.builtin.env', 'NOTES_ODD') }}"}
+    ran = marked.run("deploy.yml", "-e", json.dumps({"app_secrets": settings}), sha=vm.sha("n1"))
+    assert "nothing to do" in ran.output, f"the same values are the same release\n{ran.tail()}"
+
+
+def test_a_stored_secret_that_is_gone_stops_the_start_and_is_named(vm: Deployment, marked: Marked) -> None:
+    marked.run("deploy.yml", sha=vm.sha("n2"), watch=0, retry_bad=True)
+    idle = vm.status()["vm1"]["idle"]
+    unit, place = f"notes@{idle['colour']}", f"/srv/notes/releases/{idle['release']}/secrets/NOTES_SECRET"
+    vm.on("vm1", f"mv {place} /root/NOTES_SECRET && systemctl restart --no-block {unit}")
+    journal = f"journalctl -q --no-pager -o cat -n 20 -u {unit}"
+    until(lambda: "the secret NOTES_SECRET did not arrive" in vm.on("vm1", journal), "it is named", 30)
+    vm.on("vm1", f"systemctl stop {unit}; systemctl reset-failed {unit}; true")
+    ran = marked.run("rollback.yml", good=False)
+    assert "NOTES_SECRET" in ran.output, ran.tail()
+    vm.on("vm1", f"mv /root/NOTES_SECRET {place}; systemctl reset-failed {unit}; systemctl start {unit}")
+    vm.expect_live("n2")
+
+
+def test_a_changed_value_is_a_new_release_of_the_same_commit_and_no_request_fails(
+    vm: Deployment, marked: Marked
+) -> None:
+    before = live(vm)
+    marked.keep(odd=f"{ODD}changed")
+    with vm.under_load():
+        marked.run("deploy.yml", sha=vm.sha("n2"), watch=1)
+    vm.expect_live("n2")
+    assert live(vm) != before
+    assert environment(vm)["ODD"] == marked.real("odd")
+
+
+def test_a_rollback_returns_the_values_of_its_time(vm: Deployment, marked: Marked) -> None:
+    newer = marked.real("odd")
+    with vm.under_load():
+        marked.run("rollback.yml")
+    assert environment(vm)["ODD"] == newer.removesuffix("changed")
+
+
+def test_but_not_of_a_secret_that_was_revoked(vm: Deployment, marked: Marked) -> None:
+    password = marked.real("password")
+    marked.keep(odd=f"{ODD}again", password="MARK-new-password")
+    own = marked.deployment.inventory / "group_vars" / "app_servers" / "zz-variant.yml"
+    own.write_text(f"{own.read_text()}app_secrets_revoked: [ADDRESS]\n")
+    with vm.under_load():
+        ran = marked.run("deploy.yml", sha=vm.sha("n2"), watch=1)
+        assert "ADDRESS revoked in older releases" in ran.output, ran.tail()
+        until(lambda: vm.status()["vm1"]["idle"]["running"], "the warm release runs again", 60)
+        marked.run("rollback.yml")
+    found = environment(vm)
+    assert not found["ODD"].endswith("again"), "not revoked: that of its time"
+    assert marked.real("password") in found["ADDRESS"]
+    assert password != marked.real("password")
+
+
+# and nothing of it shows
+
+
+def found_in(places: list[str], marked: Marked) -> list[str]:
+    """The files of this machine, written since this began, that hold a form of the mark."""
+    with tempfile.NamedTemporaryFile("w") as wanted:
+        wanted.write("\n".join(forms(marked.mark)) + "\n")
+        wanted.flush()
+        found = ["find", *places, "-type", "f", "-newermt", marked.began, "!", "-path", wanted.name]
+        command = [*found, "-exec", "grep", "-laFs", "-f", wanted.name, "{}", "+"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+
+
+def found_on(vm: Deployment, command: str, marked: Marked) -> list[str]:
+    """What a grep on the host prints; what it looks for comes on its stdin and is in no argument."""
+    known = f'UserKnownHostsFile="{REPO / ".hosts/known_hosts"}"'
+    words = [
+        "ssh",
+        "-i",
+        str(REPO / ".hosts/id_ed25519"),
+        "-o",
+        known,
+        "-o",
+        "IdentitiesOnly=yes",
+        "-o",
+        "BatchMode=yes",
+    ]
+    words += [f"root@{vm.address('vm1')}", f"{command}; test $? -le 2"]
+    done = subprocess.run(words, input="\n".join(forms(marked.mark)).encode(), capture_output=True, check=True)
+    return done.stdout.decode(errors="replace").splitlines()
+
+
+def test_no_output_and_no_report_holds_a_mark(marked: Marked) -> None:
+    assert list(LOGS.iterdir())
+    assert found_in([str(LOGS), str(marked.reports)], marked) == []
+
+
+def test_no_process_list_holds_a_mark(vm: Deployment, marked: Marked) -> None:
+    vm.on("vm1", "systemctl stop secrets-watch")
+    marked.expect_silence(until(lambda: vm.on("vm1", f"cat {WATCH}"), "the watched list", 10))
+    commands = marked.commands()
+    assert "ansible-playbook" in commands
+    marked.expect_silence(commands)
+
+
+def test_no_file_of_the_controller_holds_a_mark(marked: Marked) -> None:
+    places = [Path(tempfile.gettempdir()), Path("~/.ansible").expanduser(), Path("/dev/shm"), REPO / ".cache"]
+    assert found_in([str(place) for place in places if place.exists()], marked) == []
+
+
+def test_no_file_of_the_host_holds_a_mark_but_what_only_root_can_read(vm: Deployment, marked: Marked) -> None:
+    options = "--devices=skip --exclude-dir=images --exclude-dir=journal --exclude-dir=credentials"
+    found = found_on(vm, f"grep -rlaFs -f - {options} /etc /home /root /run /srv /tmp /usr/local /var", marked)
+    # what a smoke check sends is kept for a rollback, in a directory of root's
+    checks = "/var/lib/bluegreen/notes/checks"
+    assert [path for path in found if not path.startswith(f"{checks}/")] == []
+    assert vm.on("vm1", f"stat -c %U:%a {checks}").strip() == "root:700"
+
+
+def test_no_journal_history_or_status_holds_a_mark(vm: Deployment, marked: Marked) -> None:
+    assert found_on(vm, "journalctl -q --no-pager -o export | grep -aFc -f -", marked) == ["0"]
+    marked.expect_silence(vm.on("vm1", "bluegreen history --app notes --limit 1000; bluegreen status --app notes"))
+
+
+def test_the_search_finds_what_is_there(vm: Deployment, marked: Marked, tmp_path: Path) -> None:
+    """A search that cannot find anything would keep every promise above."""
+    place = tmp_path / "found"
+    place.write_text(f"x {base64.b64encode(marked.real('odd').encode()).decode()}")
+    assert found_in([str(tmp_path)], marked) == [str(place)]
+    place.unlink()
+    colour = vm.status()["vm1"]["live"]["colour"]
+    assert found_on(vm, f"grep -rlaFs -f - /run/credentials/notes@{colour}.service", marked), "they hold the marks"
