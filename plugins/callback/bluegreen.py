@@ -300,8 +300,7 @@ def plain_failure(result: Any) -> tuple[str, str, str]:
         why = next((" ".join(str(word).split()) for word in words if word), "no reason was given")
         if str(shown.get("msg", "")).startswith(("non-zero return code", "MODULE FAILURE")) and shown.get("stderr"):
             why = str(shown["stderr"]).strip().splitlines()[-1]
-    return (
-        f"{result.host.get_name()}: {result.task.get_name().strip()}",
-        why[:400],
-        "correct it and run the same again (-v shows the whole answer)",
-    )
+    todo = "correct it and run the same again (-v shows the whole answer)"
+    if "no vault secrets" in why:  # in Ansible's words for a missing password as well as for a wrong one
+        todo = "give the vault's password: --ask-vault-pass, or ANSIBLE_VAULT_PASSWORD_FILE=… (docs/secrets.md)"
+    return f"{result.host.get_name()}: {result.task.get_name().strip()}", why[:400], todo

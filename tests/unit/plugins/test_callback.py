@@ -156,6 +156,13 @@ def test_a_secret_result_stays_secret(show: Show) -> None:
     assert "its output is secret" in show.end(web1=0)[1]
 
 
+def test_a_vault_without_its_password_says_how_to_give_it(show: Show) -> None:
+    task = show.task("inputs", "bluegreen_inputs")
+    words = "Task failed: Decryption failed (no vault secrets were found that could decrypt)."
+    show.callback.v2_runner_on_failed(show.result(task, "localhost", msg=words))
+    assert "--ask-vault-pass" in show.end(localhost=0)[-1]
+
+
 def test_a_terminal_shows_the_phase_that_runs(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callback.CallbackModule, "live", True)
     show.play("Watch")
