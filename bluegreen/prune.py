@@ -124,6 +124,8 @@ def sweep(context: Context) -> list[str]:
         paths.checks,
         paths.routes,
         paths.units,
+        *paths.releases.glob("[!.]*/"),
+        *paths.releases.glob("[!.]*/secrets"),
     ):
         if directory.is_dir():
             removed += files.sweep(directory)

@@ -362,10 +362,8 @@ def hide(shown: Any, texts: Sequence[str]) -> Any:
 
 
 def hide_in(problem: BluegreenError, texts: Sequence[str]) -> None:
-    """Take out of an error what an application may have printed while it failed."""
-    problem.what, problem.why, problem.todo = (hide(each, texts) for each in (problem.what, problem.why, problem.todo))
-    problem.details = hide(problem.details, texts)
-    problem.args = (problem.what,)
+    """Take out of an error what an application may have printed while it failed: what failed and the next step stay."""
+    problem.why, problem.details = hide(problem.why, texts), hide(problem.details, texts)
 
 
 # revocation

@@ -434,7 +434,9 @@ def perform(context: Context, verb: str, given: Params) -> Answer:
         if problem.code is Code.CHECK_FAILED:
             secrets.hide_in(problem, secrets.masks(secrets.values(context.paths)))
         raise
-    return secrets.hide(answer, secrets.masks(secrets.values(context.paths))) if answer.get("output") else answer
+    if answer.get("output"):
+        answer["output"] = secrets.hide(answer["output"], secrets.masks(secrets.values(context.paths)))
+    return answer
 
 
 def act(context: Context, verb: str, params: Params) -> Answer:

@@ -326,6 +326,36 @@ def test_a_revocation_is_done_once_and_never_by_an_older_release(host: Any) -> N
     assert [value_of(host, name) for name in (first, second, third)] == ["hunter2-2", "hunter2-2", "hunter2-3"]
 
 
+def test_a_revocation_that_was_cut_off_is_finished_by_the_next_call(
+    host: Any, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        host.deploy(number, number, secrets={"KEY": f"hunter2-{number}"})
+    killer = tools.Killer(monkeypatch, host.system)
+    serve = host.system.on_change
+
+    def undisturbed(colour: str, running: bool) -> None:
+        left, killer.left = killer.left, None  # systemd goes on when the program dies
+        serve(colour, running)
+        killer.left = left
+
+    host.system.on_change = undisturbed
+    steps, killed = 0, True
+    while killed:
+        fence, value = 3 + steps, f"hunter2-new-{steps}"
+        host.deploy(3, fence, secrets={"KEY": value}, secrets_revoked=["KEY"])
+        with killer.at(steps):
+            host.do("prune", f"deploy-{fence}", fence, keep=2)
+        killed = killer.count > steps
+        host.do("prune", f"deploy-{fence}", fence, keep=2)
+        kept = [path.parent for path in host.paths.releases.glob("*/secrets.json")]
+        assert len(kept) > 1
+        assert {value_of(host, home.name) for home in kept} == {value}
+        assert [path.name for home in kept for path in home.rglob(".tmp-*")] == []
+        steps += 2  # the calls between write another file in the same way
+    assert steps > 10
+
+
 # what is shown
 
 
