@@ -7,7 +7,9 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -99,6 +101,34 @@ def test_there_are_roles() -> None:
 def test_roles_have_one_shape(role: str) -> None:
     missing = [name for name in ROLE_FILES if not (REPO / "roles" / role / name).is_file()]
     assert missing == []
+
+
+def secret_inputs(options: dict[str, Any], above: str = "") -> list[str]:
+    """The inputs that a role calls secret, as tasks write them."""
+    found = []
+    for name, option in options.items():
+        found += [f"{above}{name}"] if option.get("no_log") else []
+        found += secret_inputs(option.get("options", {}), f"{above}{name}.")
+    return found
+
+
+def tasks_of(items: list[dict[str, Any]], quiet: bool = False) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Every task with whether it is silent, those in blocks too."""
+    for item in items:
+        silent = bool(item.get("no_log", quiet))
+        inner = [task for key in ("block", "rescue", "always") for task in item.get(key, [])]
+        yield from tasks_of(inner, silent) if inner else iter([(item, silent)])
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_task_that_uses_a_secret_input_is_silent(role: str) -> None:
+    place = REPO / "roles" / role
+    specs = yaml.safe_load((place / "meta/argument_specs.yml").read_text())["argument_specs"]
+    names = [name for spec in specs.values() for name in secret_inputs(spec.get("options", {}))]
+    for path in (*place.glob("tasks/*.yml"), *place.glob("handlers/*.yml")):
+        for task, silent in tasks_of(yaml.safe_load(path.read_text())):
+            if any(re.search(rf"\b{re.escape(name)}\b", json.dumps(task)) for name in names):
+                assert silent, f"{path.relative_to(REPO)}: {task['name']!r} needs no_log: true"
 
 
 def collections_in_use() -> set[str]:

@@ -52,7 +52,7 @@ def forms(mark: str) -> list[str]:
 class Marked:
     """The notes with marked secrets in a vault, and everything that was printed about them."""
 
-    def __init__(self, vm: Deployment, directory: Path) -> None:
+    def __init__(self, vm: Deployment, directory: Path, **settings: Any) -> None:
         self.mark = f"mark{secrets.token_hex(12)}"
         self.password = directory / "vault-password"
         self.password.write_text(secrets.token_hex(16))
@@ -80,6 +80,7 @@ class Marked:
             cache_password="{{ vault_marked_password }}",
             artifact_token="{{ vault_marked_token }}",
             judge_prometheus_token="{{ vault_marked_token }}",
+            **settings,
         )
         self.values = {
             "file": f"-----BEGIN {self.mark}-----\n{ODD}-----END-----",
@@ -167,6 +168,17 @@ def test_provisioning_and_a_first_deploy_say_nothing(vm: Deployment, marked: Mar
     marked.run("deploy.yml", "--check", sha=vm.sha("n1"))
     marked.run("deploy.yml", sha=vm.sha("n1"), watch=1)
     vm.expect_live("n1")
+
+
+def test_what_provisioning_would_do_to_databases_and_caches_says_nothing(vm: Deployment, tmp_path: Path) -> None:
+    host = {"hosts": {"bare13": {"ansible_host": vm.address("bare13")}}}
+    groups = dict.fromkeys(("app_servers", "databases", "caches", "monitoring"), host)
+    register = "postgresql://register:{{ vault_marked_password | urlencode }}@192.0.2.1/register"
+    bare = Marked(vm, tmp_path, hosts=groups, app_python="3.13", bluegreen_database_url=register)
+    words = (*LOUD, "--check", "--vault-password-file", str(bare.password))
+    ran = bare.deployment.playbook("provision.yml", *words)  # how far it comes on a bare host does not matter here
+    assert "database" in ran.output, ran.tail()
+    bare.expect_silence(ran.output)
 
 
 def test_every_value_arrives_as_it_is_as_environment_and_as_a_file(vm: Deployment, marked: Marked) -> None:
