@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from bluegreen import deadman, images, outdated, processes, release, route, start, units
+from bluegreen import deadman, images, outdated, processes, release, route, secrets, start, units
 from bluegreen.config import COLOURS, SLOTS, other
 from bluegreen.context import Context
 from bluegreen.errors import Silent
@@ -80,6 +80,18 @@ def image_drift(context: Context) -> list[str]:
     return found
 
 
+def secrets_drift(context: Context) -> list[str]:
+    """What the releases of both colours would lack when they start again."""
+    found = []
+    names = {release.resolved(context.paths, colour) for colour in COLOURS}
+    for name in sorted(name for name in names if name and release.complete(context.paths, name)):
+        if secrets.kept(context.paths.releases / name) and (gone := secrets.lost(context.paths, name, context.key)):
+            found.append(
+                f"{name} cannot start again without {', '.join(gone)}: deploy its sha again, that restores them"
+            )
+    return found
+
+
 def register_drift(live: Live | None, reply: Reply, pending: Pending | None, known: dict[str, Any] | None) -> list[str]:
     """Where this host differs from what the fleet decided."""
     found = []
@@ -121,7 +133,7 @@ def status(context: Context, brief: bool = False, ask: bool = True) -> dict[str,
     register: dict[str, Any] | None = None
     if ask and not brief:
         register, more = ask_register(context, live, pending)
-        drift += [*more, *image_drift(context)]
+        drift += [*more, *image_drift(context), *secrets_drift(context)]
     releases = []
     for record in state.records():
         here = release.complete(paths, record.id)

@@ -260,6 +260,13 @@ def test_a_stored_secret_that_is_gone_is_named_before_anything_starts(host: Any,
     host.do("start", "d2", 2, release=name, alive=0)
 
 
+def test_status_tells_what_the_live_release_would_lack_when_it_starts_again(host: Any) -> None:
+    name = host.deploy(1, 1, secrets=SECRETS)
+    assert not [line for line in host.do("status")["drift"] if "secret" in line or "again" in line]
+    (host.paths.releases / name / "secrets/KEY.sh").unlink()
+    assert f"{name} cannot start again without KEY" in " ".join(host.do("status")["drift"])
+
+
 def test_what_another_machine_has_sealed_is_sealed_anew(host: Any) -> None:
     name = host.release(1, secrets=SECRETS)
     host.paths.host_key.write_text("host 2")
