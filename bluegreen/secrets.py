@@ -260,7 +260,9 @@ def restore(paths: Paths, name: str, found: Sequence[Secret], key: bytes) -> lis
         (home / "secrets").mkdir(mode=0o700, exist_ok=True)
         again = [secret for secret in found if secret.name in gone and secret.name in stored.secrets]
         store(home / "secrets", again, stored.way)
-        files.write_json(home / "secrets.json", describe(found, stored.way, host_mark(paths, key), key), 0o600)
+        told = describe(again, stored.way, host_mark(paths, key), key)
+        told["secrets"] = stored.secrets | told["secrets"]  # a revoked value stays replaced
+        files.write_json(home / "secrets.json", told, 0o600)
     return gone
 
 

@@ -363,6 +363,17 @@ def test_a_revocation_that_was_cut_off_is_finished_by_the_next_call(
     assert steps > 10
 
 
+def test_restoring_one_secret_brings_no_revoked_one_back(host: Any) -> None:
+    old = {"KEY": "hunter2-old", "OTHER": "hunter2-other"}
+    first = host.deploy(1, 1, secrets=old)
+    host.deploy(2, 2, secrets={**old, "KEY": "hunter2-new"}, secrets_revoked=["KEY"])
+    host.do("prune", "deploy-2", 2)
+    (host.paths.releases / first / "secrets/OTHER.sh").unlink()
+    assert host.release(1, "deploy-3", 3, secrets=old) == first
+    assert (value_of(host, first), value_of(host, first, "OTHER")) == ("hunter2-new", "hunter2-other")
+    assert secrets.lost(host.paths, first, bytes.fromhex("5a" * 32)) == []
+
+
 # what is shown
 
 
