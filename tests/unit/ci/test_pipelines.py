@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 REPO = Path(__file__).parents[3]
-ACT = shutil.which("act")
+ACT = shutil.which("act", path=os.pathsep.join((str(Path(sys.prefix, "bin")), os.environ["PATH"])))
 CALL = re.compile(r"example-org/bluegreen/(\.github/workflows/[a-z-]+\.yml)@0{40} # v[0-9.]+")
 SECRETS = {"BLUEGREEN_SECRETS": json.dumps({"TOKEN": "sentinel-one", "KEY": "sentinel-two\nsentinel-three\n"})}
 FULL = pytest.mark.full
