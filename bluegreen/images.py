@@ -61,9 +61,16 @@ def check_manifest(manifest: dict[str, Any], app: str, sha: str = "") -> None:
         raise check_failed(f"the artifact was built from {held[:12]}", f"asked for was {sha[:12]}", "look at the store")
 
 
-def check_origin(paths: Paths, config: HostConfig, manifest: dict[str, Any], armoured: str) -> dict[str, str] | None:
+def check_origin(
+    paths: Paths,
+    config: HostConfig,
+    manifest: dict[str, Any],
+    armoured: str,
+    meanwhile: Callable[[], None] | None = None,
+) -> dict[str, str] | None:
     """Who signed the manifest, by the signers that provisioning wrote down; None where none were and none is needed.
 
+    `meanwhile` is done here while ssh-keygen works, if it does.
     Raises BluegreenError for a manifest that nobody trusted has signed.
     """
     provision = "see artifact_signers, then ansible-playbook provision.yml"
@@ -83,9 +90,19 @@ def check_origin(paths: Paths, config: HostConfig, manifest: dict[str, Any], arm
     revoked = paths.revoked.read_bytes() if paths.revoked.exists() else b""
     message = signature.text(manifest)
     found: dict[str, str] = privileges.call(
-        lambda: signature.verify(message, armoured, allowed, revoked), timeout=4 * signature.PATIENCE
+        lambda: signature.verify(message, armoured, allowed, revoked),
+        timeout=4 * signature.PATIENCE,
+        meanwhile=meanwhile,
     )
     return found
+
+
+def get_ready(source: dict[str, Any] | None) -> None:
+    """Import what staging from a store, or from the inbox, will need; that takes as long as verifying a signature."""
+    import hashlib  # noqa: F401
+
+    if source is not None:
+        from bluegreen import fetch  # noqa: F401
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -152,8 +169,11 @@ def staged(paths: Paths) -> list[str]:
     return sorted(path.stem for path in paths.images.glob("*.json"))
 
 
-def open_image(paths: Paths, config: HostConfig, name: str) -> str:
-    """Mount the image, or unpack it where mounting fails. Returns the method: mount or unpack."""
+def open_image(paths: Paths, config: HostConfig, name: str, known: contents.Contents | None = None) -> str:
+    """Mount the image, or unpack it where mounting fails. Returns the method: mount or unpack.
+
+    known: what is inside, where that was looked at in this call.
+    """
     target = paths.images / name
     image = paths.images / f"{name}.squashfs"
     if is_mounted(target):
@@ -172,22 +192,23 @@ def open_image(paths: Paths, config: HostConfig, name: str) -> str:
     with contextlib.suppress(OSError):
         target.rmdir()
     try:
-        unpack(paths, config, name)
+        unpack(paths, config, name, known)
     except BluegreenError as other:
         other.why = "; ".join(part for part in (f"it cannot be mounted here: {problem}", other.why) if part)
         raise
     return "unpack"
 
 
-def unpack(paths: Paths, config: HostConfig, name: str) -> None:
+def unpack(paths: Paths, config: HostConfig, name: str, known: contents.Contents | None = None) -> None:
     """Unpack an image into a directory of its own name, for a host that cannot mount. Raises BluegreenError.
 
     A user without privileges unpacks, below a directory that only root may enter; then all of it becomes root's.
+    known: what is inside, as in open_image; else it is looked at first.
     """
     from bluegreen import contents  # most calls open nothing
 
     image, target = paths.images / f"{name}.squashfs", paths.images / name
-    check_space(paths, config, inspect(image, place_of(paths, name)).bytes)
+    check_space(paths, config, (known or inspect(image, place_of(paths, name))).bytes)
     aside = paths.images / f"{files.TEMPORARY_PREFIX}unpack-{name}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(mode=0o700)
@@ -213,14 +234,18 @@ def place_of(paths: Paths, name: str) -> str:
     return f"/srv/{paths.app}/images/{name}"
 
 
-def inspect(image: Path, place: str) -> contents.Contents:
-    """Look inside an image without opening it. Raises BluegreenError for what must not be in it; see contents.py."""
+def inspect(image: Path, place: str, meanwhile: Callable[[], None] | None = None) -> contents.Contents:
+    """Look inside an image without opening it; `meanwhile` is done here while that goes on.
+
+    Raises BluegreenError for what must not be in it; see contents.py.
+    """
     from bluegreen import contents  # most calls open nothing
 
     contents.claimed(image)
     with readable(image):
-        lines = privileges.call(lambda: contents.listed(image), timeout=contents.LIST_SECONDS + 10)
-    return contents.examine(lines, place)
+        seconds = contents.LIST_SECONDS + 10
+        found = privileges.call(lambda: contents.look(image, place), timeout=seconds, meanwhile=meanwhile)
+    return contents.Contents(*found)
 
 
 def probe_account() -> pwd.struct_passwd | None:
@@ -285,8 +310,10 @@ def check_space(paths: Paths, config: HostConfig, needed: int) -> None:
 Keep = Callable[[IO[bytes]], None]
 
 
-def receive(paths: Paths, config: HostConfig, manifest: dict[str, Any], deliver: Callable[[Keep], object]) -> Path:
-    """Copy an image into a root-owned file while hashing it, and look inside. Returns the file's path.
+def receive(
+    paths: Paths, config: HostConfig, manifest: dict[str, Any], deliver: Callable[[Keep], object]
+) -> contents.Contents:
+    """Copy an image into a root-owned file while hashing it, and look inside. Returns what is in it.
 
     `deliver` is given the function that reads the bytes; whoever sends them is not trusted. What is refused leaves
     nothing behind. Raises BluegreenError.
@@ -307,11 +334,12 @@ def receive(paths: Paths, config: HostConfig, manifest: dict[str, Any], deliver:
         with open(temporary, "wb") as writer:
             os.fchmod(writer.fileno(), 0o600)
             while copied <= size and (chunk := reader.read(MIB)):
-                copied += len(chunk)
                 digest.update(chunk)
                 writer.write(chunk)
-            writer.flush()
-            os.fsync(writer.fileno())
+                writer.flush()
+                # the disk begins at once, so that the fsync at the end finds little left
+                os.posix_fadvise(writer.fileno(), copied, len(chunk), os.POSIX_FADV_DONTNEED)
+                copied += len(chunk)
 
     try:
         deliver(keep)
@@ -320,7 +348,7 @@ def receive(paths: Paths, config: HostConfig, manifest: dict[str, Any], deliver:
             why = why if copied == size else f"{min(copied, size + 1)} bytes instead of {size}"
             todo = "copy the artifact to the store again, or build it again"
             raise check_failed(f"what came is not the image of {manifest['artifact']}", why, todo)
-        inspect(temporary, place_of(paths, name))
+        found = inspect(temporary, place_of(paths, name), meanwhile=lambda: make_durable(temporary))
         os.rename(temporary, final)
     except OSError as problem:
         temporary.unlink(missing_ok=True)
@@ -329,7 +357,16 @@ def receive(paths: Paths, config: HostConfig, manifest: dict[str, Any], deliver:
         temporary.unlink(missing_ok=True)
         raise
     files.fsync_directory(paths.images)
-    return final
+    return found
+
+
+def make_durable(path: Path) -> None:
+    """Wait until a file is on the disk. Opened for reading only: a child that was forked must not write through it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def from_inbox(paths: Paths, upload: str) -> Callable[[Keep], object]:
@@ -428,6 +465,7 @@ def stage(
             "it was built twice with different results",
             "deploy the first build, or build with another recipe",
         )
+    found = None
     complete = known is not None and image.exists() and image.stat().st_size == manifest["image"]["bytes"]
     if not complete:
         if upload is None and source is None:
@@ -435,13 +473,13 @@ def stage(
         close_image(paths, name)
         try:
             if upload is not None:
-                receive(paths, config, manifest, from_inbox(paths, upload))
+                found = receive(paths, config, manifest, from_inbox(paths, upload))
             elif source is not None:
-                receive(paths, config, manifest, from_store(source, manifest["image"]["bytes"]))
+                found = receive(paths, config, manifest, from_store(source, manifest["image"]["bytes"]))
         finally:
             if upload is not None:
                 forget_upload(paths, upload)
-    method = open_image(paths, config, name)
+    method = open_image(paths, config, name, found)
     added, differing = add_static(paths, name, manifest.get("static", {}).get("hashed", []))
     if not complete or (signed and (known or {}).get("signed") != signed):
         # not indented: that takes three times as long, and a manifest has a megabyte

@@ -87,7 +87,9 @@ def stage(context: Context, params: Params) -> Answer:
     manifest = params["manifest"]
     images.check_manifest(manifest, context.app, params["sha"])
     name = images.parse_stem(context.app, manifest["artifact"])
-    signed = images.check_origin(context.paths, context.config, manifest, params["signature"])
+    signed = images.check_origin(
+        context.paths, context.config, manifest, params["signature"], lambda: images.get_ready(params["source"])
+    )
     if context.dry_run:
         images.check_platform(manifest, status.machine(context)["arch"], images.host_glibc(), images.host_pythons())
         have = images.manifest_of(context.paths, name) is not None

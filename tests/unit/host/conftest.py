@@ -826,13 +826,16 @@ class Killer:
             self.left, self.dead = None, False
 
 
-def call(work: Callable[[], Any], **_: Any) -> Any:
+def call(work: Callable[[], Any], meanwhile: Callable[[], None] | None = None, **_: Any) -> Any:
     """Stands in for `privileges.call`: no child, but nothing of it stays."""
     here = Path.cwd()
     try:
-        return json.loads(json.dumps(work()))
+        found = json.loads(json.dumps(work()))
     finally:
         os.chdir(here)
+    if meanwhile is not None:
+        meanwhile()
+    return found
 
 
 def head(command: Any, most: int, timeout: float) -> tuple[int, list[str]]:

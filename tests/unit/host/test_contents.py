@@ -117,6 +117,10 @@ def test_no_link_that_passes_leads_outside(parts: list[str], depth: int) -> None
     [
         "-rw-r--r-- 0/0 1 2026-01-01 00:00 squashfs-root/../x",
         "-rw-r--r-- 0/0 1 2026-01-01 00:00 squashfs-root//x",
+        "-rw-r--r-- 0/0 1 2026-01-01 00:00 squashfs-root/./x",
+        "-rw-r--r-- 0/0 1 2026-01-01 00:00 squashfs-root/x/..",
+        "-rw-r--r-- 0/0 1 2026-01-01 00:00 squashfs-root/x/",
+        "-rw-r--r-- 0/0 1 2026-01-01 00:00 squashfs-rootx",
         "-rw-r--r-- 0/0 1 2026-01-01 00:00 /etc/x",
         "-rw-r--r-- 0/0 1 2026-01-01 00:00 squashfs-root/a\x1b[2J",
         "Drw-r--r-- 0/0 1 2026-01-01 00:00 squashfs-root/door",
@@ -127,6 +131,13 @@ def test_no_link_that_passes_leads_outside(parts: list[str], depth: int) -> None
 def test_a_list_that_was_tampered_with(line: str) -> None:
     with pytest.raises(BluegreenError, match="the image holds"):
         contents.examine([line], PLACE)
+
+
+def test_names_that_only_look_like_steps_pass() -> None:
+    names = ("...", "..x", "x..", ".x", "a b", "é")
+    lines = [f"-rw-r--r-- 0/0 1 2026-01-01 00:00 squashfs-root/{name}/{name}" for name in names]
+    assert contents.examine(lines, PLACE) == contents.Contents(len(names), len(names))
+    assert all(contents.ORDINARY.fullmatch(line) for line in lines)
 
 
 def test_a_name_that_is_there_twice() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bluegreen import images
+from bluegreen import contents, images
 from bluegreen.errors import BluegreenError, Code
 
 UPLOAD = "upload.squashfs"
@@ -50,8 +50,41 @@ def test_a_host_that_cannot_mount_unpacks(host: Any) -> None:
     host.system.can_mount = False
     put(host)
     assert stage(host, host.artifact(1))["method"] == "unpack"
+    assert len([call for call in host.system.calls if "-lln" in call]) == 1, "what was looked at is not looked at again"
     assert stage(host, host.artifact(1), None)["method"] == "unpack"
     assert not list(host.paths.images.glob(".tmp-*"))
+
+
+def test_an_image_gets_its_name_when_it_is_on_the_disk_and_was_looked_at(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(host)
+    manifest = host.artifact(1)
+    image = host.paths.images / f"{manifest['artifact'].removeprefix('orders-')}.squashfs"
+    aside, order = image.with_name(f".tmp-{image.name}"), []
+    fsync, rename, look = os.fsync, os.rename, contents.look
+
+    def noted_fsync(descriptor: int) -> None:
+        order.append(("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        fsync(descriptor)
+
+    def noted_rename(old: Any, new: Any) -> None:
+        order.append(("rename", str(old)))
+        rename(old, new)
+
+    def noted_look(path: Path, place: str) -> contents.Contents:
+        order.append(("look", str(path)))
+        held = [entry for entry in Path("/proc/self/fd").iterdir() if os.path.realpath(entry) == str(aside)]
+        assert held == [], "a child without privileges would inherit it"
+        return look(path, place)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    monkeypatch.setattr(contents, "look", noted_look)
+    stage(host, manifest)
+    of_image = [word for word, path in order if path == str(aside)]
+    assert sorted(of_image[:2]) == ["fsync", "look"]
+    assert of_image[2:] == ["rename"]
 
 
 def test_mounting_can_be_switched_off(host: Any) -> None:
