@@ -188,7 +188,9 @@ class Bench:
 
     def pip(self) -> float:
         """A virtualenv with the artifact's packages, from wheels, as a deploy script would make it."""
-        options = f"--no-index --find-links {self.wheels} --quiet --disable-pip-version-check --require-hashes"
+        options = (
+            f"--no-index --find-links {self.wheels} --quiet --disable-pip-version-check --require-hashes --no-deps"
+        )
         return self.timed(f"/usr/bin/python3 -m venv out && out/bin/pip install {options} -r {self.lock}", "true")
 
     def get_wheels(self) -> None:
@@ -197,7 +199,8 @@ class Bench:
         venv = self.work / "downloader"
         try:
             run(["/usr/bin/python3", "-m", "venv", venv], what="make a virtualenv", timeout=MOST)
-            get = [venv / "bin/pip", "download", "--quiet", "--require-hashes", "--only-binary", ":all:"]
+            # the lock file is complete; what another Python needs besides is none of it
+            get = [venv / "bin/pip", "download", "--quiet", "--require-hashes", "--no-deps", "--only-binary", ":all:"]
             run([*get, "-d", self.wheels, "-r", self.lock], what="download the wheels", timeout=MOST)
         except Failure as failure:
             self.skipped["pip"] = str(failure)
@@ -291,7 +294,8 @@ def report(bench: Bench, facts: dict[str, Any]) -> str:
     return f"""\
 # From a store to an open release
 
-{facts["date"]}, {facts["processors"]} processors, {facts["machine"]}. bluegreen {facts["bluegreen"]}.
+{facts["date"]}, {facts["machine"]}, {facts["processors"]} processors, load {facts["load"]:.1f},
+niceness {facts["niceness"]}. bluegreen {facts["bluegreen"]}.
 An image of {facts["megabytes"]:.1f} MB with {facts["files"]} files, from a web server with TLS on the same machine,
 {speed(facts["megabits"])}.
 
@@ -342,6 +346,8 @@ def main(arguments: list[str]) -> int:
             "bluegreen": version(),
             "machine": platform.freedesktop_os_release().get("PRETTY_NAME", ""),
             "processors": os.cpu_count(),
+            "load": os.getloadavg()[2],  # of the last 15 minutes
+            "niceness": os.nice(0),
             "megabytes": bench.image.stat().st_size / 1e6,
             "files": bench.files,
             "skipped": bench.skipped,
