@@ -18,6 +18,7 @@ import pwd
 import re
 import shlex
 import shutil
+import signal
 import ssl
 import statistics
 import subprocess
@@ -28,7 +29,8 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
@@ -308,12 +310,17 @@ Again: `{facts["command"]}`
 """
 
 
-def enter(arguments: list[str]) -> int:
-    """Run ourselves again in a mount namespace of our own."""
+def enter(arguments: list[str]) -> NoReturn:
+    """Become ourselves again, in a mount namespace of our own; what signals us still does."""
     if os.geteuid() != 0:
         raise Failure("it mounts images: run it as root", 2)
     words = [program("unshare"), "--mount", "--propagation", "private", sys.executable, __file__, *arguments]
-    return subprocess.run(words, env=os.environ | {INSIDE: "1"}, check=False).returncode
+    os.execve(words[0], words, os.environ | {INSIDE: "1"})  # noqa: S606
+
+
+def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """End as Ctrl-C does: what was made is removed."""
+    raise KeyboardInterrupt
 
 
 def main(arguments: list[str]) -> int:
@@ -331,7 +338,8 @@ def main(arguments: list[str]) -> int:
     if not 0 <= given.slow_rounds <= given.rounds <= 100 or not 1 <= given.megabytes <= 1000 or given.megabits < 0:
         raise Failure("give --rounds of 1 to 100, --slow-rounds of no more (0: none), --megabytes of 1 to 1000", 2)
     if INSIDE not in os.environ:
-        return enter(arguments)
+        enter(arguments)
+    signal.signal(signal.SIGTERM, interrupt)
     with tempfile.TemporaryDirectory(prefix="bluegreen-benchmark-", dir="/var/tmp") as folder:
         work = Path(folder)
         work.chmod(0o755)
