@@ -1,7 +1,8 @@
 """The workflows, run by act on this machine, for unit tests and for molecule/pipeline.
 
-What GitHub's own side does (queues, approvals, rights, containers of services) is no part of it. Actions that fetch or
-keep files have stand-ins here, and nothing is asked of a network.
+What GitHub's own side does (queues, approvals, rights, containers of services) is no part of it, and act ends with the
+first called workflow that fails: jobs behind it, also those that always run, are not tried. Actions that fetch or keep
+files have stand-ins here, and nothing is asked of a network.
 """
 
 from __future__ import annotations
