@@ -7,6 +7,7 @@ files have stand-ins here, and nothing is asked of a network.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -27,6 +28,22 @@ ACTIONS = {
     "download-artifact": 'mkdir -p "$PLACE" && cp "$ASIDE/artifact/"* "$PLACE"',
     "upload-artifact": '[ ! -e "$PLACE" ] || cp "$PLACE" "$ASIDE/kept/$NAME"',
 }
+
+
+@dataclasses.dataclass
+class Job:
+    """A workflow that was started."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def end(self, patience: float = PATIENCE) -> tuple[int, str]:
+        """Wait for its end, or end it after `patience` seconds: act's exit status, and the log."""
+        try:
+            self.process.wait(patience)
+        finally:
+            self.process.kill()
+        return self.process.returncode, self.log.read_text()
 
 
 class Workflows:
@@ -83,26 +100,26 @@ class Workflows:
         git(place, "add", "-A")
         git(place, "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-qm", "a")
 
-    def start(self, event: str, workflow: str, *more: str) -> subprocess.Popen[str]:
+    def start(self, event: str, workflow: str, *more: str) -> Job:
         """Start a workflow of `folder`."""
         given = [word for name, text in self.secrets.items() for word in ("-s", f"{name}={text}")]
         given += [word for name, text in self.variables.items() for word in ("--var", f"{name}={text}")]
         command = [str(ACT), event, "-W", str(self.folder / workflow), "-P", "ubuntu-24.04=-self-hosted"]
-        return subprocess.Popen(
-            [*command, *self.actions, *given, *more],
-            cwd=self.path,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        log = self.aside / "log"
+        with log.open("w") as out:
+            process = subprocess.Popen(
+                [*command, *self.actions, *given, *more],
+                cwd=self.path,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,  # not a pipe: nobody reads it meanwhile, and a full one would stop the job
+                stderr=subprocess.STDOUT,
+            )
+        return Job(process, log)
 
     def run(self, event: str, workflow: str, *more: str) -> tuple[int, str]:
         """Run a workflow to its end: act's exit status, and the log."""
-        job = self.start(event, workflow, *more)
-        output, _ = job.communicate(timeout=PATIENCE)
-        return job.returncode, output
+        return self.start(event, workflow, *more).end()
 
     def dispatch(self, workflow: str, **inputs: str) -> tuple[int, str]:
         """Push a workflow's button."""

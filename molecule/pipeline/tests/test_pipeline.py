@@ -165,12 +165,11 @@ def cancelled(vm: Deployment, jobs: Workflows, moment: Callable[[dict[str, Any]]
         job = jobs.start("workflow_dispatch", "deploy.yml", *input_words({"sha": vm.sha(NEW)}))
         try:
             until(lambda: moment(host()), "the moment", PATIENCE)
-            os.kill(jobs.deploying(), signal.SIGTERM)
+            os.kill(until(jobs.deploying, "scripts/deploy runs", 1), signal.SIGTERM)
             until(settled, "the host is as it was", IN_TIME)
-            log, _ = job.communicate(timeout=60)
         finally:
-            job.kill()
-        return job.returncode, log
+            status, log = job.end(60)
+        return status, log
 
     with vm.under_load(rate=15):
         found = ran(vm, jobs, "deploy.yml, cancelled", run)
