@@ -1,0 +1,290 @@
+"""The pipeline of the orders example, run here: the commands of .github/workflows/app-ci.yml, on a PostgreSQL and a Redis
+of its own. They are read from the workflow, so that what passes here passes there.
+
+Repository and virtualenv are kept in .cache/test/example/ while what they are made from is unchanged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from support import example_repo
+from support.common import CACHE, REPO, Failure, locked, program
+
+APP = "orders"
+WORKFLOW = REPO / ".github" / "workflows" / "app-ci.yml"
+WORK = CACHE / "test" / "example"
+PATIENCE = 300.0  # seconds for one command; the slowest, mypy without its cache, takes a tenth of it
+# What the example's own caller would say beside the defaults of the workflow.
+INPUTS = {"journey": "journey"}
+# Made by `Install`, which is done once here, and kept.
+LEFT_OUT = ("Install",)
+AUDIT = "Vulnerabilities of the lock file"
+# pip-audit could not ask about a package: nothing is known, neither good nor bad.
+NOT_ASKED = re.compile(
+    r"could not be audited|ConnectionError|ServiceError|Max retries exceeded|Failed to (?:connect|query)"
+)
+FOUND = re.compile(r"Found \d+ known vulnerabilit")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One step of a workflow: its name, the script, its own environment, and the directory in the repository."""
+
+    name: str
+    script: str
+    directory: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def evaluate(text: str, inputs: Mapping[str, Any]) -> str:
+    """A text of the workflow with its `${{ … }}` filled in: an input, or a format of one that is not empty.
+
+    Raises Failure for an expression of another shape.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        said = match[1]
+        if plain := re.fullmatch(r"inputs\.([\w-]+)", said):
+            return str(inputs[plain[1]])
+        if shaped := re.fullmatch(r"inputs\.([\w-]+) != '' && format\('([^']*)', inputs\.\1\) \|\| ''", said):
+            given = str(inputs[shaped[1]])
+            return shaped[2].replace("{0}", given) if given else ""
+        if said in ("matrix.django", "secrets.TOOLKIT_TOKEN"):
+            return ""
+        raise Failure(f"{WORKFLOW.name} says {said}: support/check_example.py does not know how to read that")
+
+    return re.sub(r"\$\{\{ *(.*?) *\}\}", value, text)
+
+
+def commands(workflow: Mapping[Any, Any], job: str, given: Mapping[str, str]) -> list[Command]:
+    """The steps of a job that run something, as its caller with these inputs would have them."""
+    declared = workflow.get("on", workflow.get(True))["workflow_call"]["inputs"]  # YAML 1.1 reads `on` as true
+    inputs = {name: one.get("default", "") for name, one in declared.items()} | dict(given)
+    found = []
+    for step in workflow["jobs"][job]["steps"]:
+        condition = re.fullmatch(r"inputs\.([\w-]+) != ''", str(step.get("if", "")))
+        if "run" not in step or step["name"] in LEFT_OUT or (condition and not inputs[condition[1]]):
+            continue
+        directory = evaluate(step["working-directory"], inputs).removeprefix("app").strip("/.")
+        env = {name: evaluate(str(value), inputs) for name, value in step.get("env", {}).items()}
+        found.append(Command(step["name"], step["run"], directory, env))
+    return found
+
+
+def digest(*paths: Path) -> str:
+    """Digest of files and of all that is below directories."""
+    found = hashlib.sha256()
+    for top in paths:
+        for path in [top] if top.is_file() else sorted(path for path in top.rglob("*") if path.is_file()):
+            if "__pycache__" not in path.parts:
+                found.update(f"{path.relative_to(REPO)}\0".encode() + path.read_bytes() + b"\0")
+    return found.hexdigest()
+
+
+def repository() -> Path:
+    """The example's repository, with its newest release checked out."""
+    target, stamp = WORK / APP, WORK / f"{APP}.stamp"
+    wanted = digest(REPO / "examples" / APP, Path(example_repo.__file__))
+    WORK.mkdir(parents=True, exist_ok=True)
+    with locked(WORK / "lock"):
+        if not (stamp.exists() and stamp.read_text() == wanted):
+            shutil.rmtree(target, ignore_errors=True)
+            try:
+                example_repo.prepare(APP, target)
+            except example_repo.ExampleError as problem:
+                raise Failure(str(problem)) from None
+            stamp.write_text(wanted)
+    return target
+
+
+def environment() -> Path:
+    """The virtualenv of the newest release, with its tools; every package by its hash. Raises Failure."""
+    source, target = repository(), WORK / "venv"
+    files = [source / "requirements.txt", source / "requirements-dev.txt"]
+    wanted, stamp = digest(*files), WORK / "venv.stamp"
+    with locked(WORK / "lock"):
+        if not (stamp.exists() and stamp.read_text() == wanted):
+            stamp.unlink(missing_ok=True)
+            words = [word for path in files for word in ("-r", str(path))]
+            uv, python = program("uv"), str(target / "bin" / "python")
+            for command in (
+                [uv, "venv", "--quiet", "--clear", "--python", "3.11", str(target)],
+                [uv, "pip", "install", "--quiet", "--python", python, "--require-hashes", "--compile-bytecode", *words],
+            ):
+                done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+                if done.returncode:
+                    raise Failure(f"the example's packages cannot be installed: {last_line(done.stderr)}")
+            stamp.write_text(wanted)
+    return target
+
+
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given")
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """A throwaway PostgreSQL: the URL of its database `postgres`. Raises Failure."""
+    from bluegreen.errors import BluegreenError
+    from bluegreen.schema import shadow
+
+    if not (programs := shadow.find_binaries()):
+        raise Failure("there are no server programs of PostgreSQL: install Debian's postgresql")
+    try:
+        with shadow.cluster(programs) as server:
+            yield f"postgresql://{server.user}@localhost:{server.port}/postgres?host={server.host}"
+    except BluegreenError as problem:
+        raise Failure(str(problem)) from None
+
+
+@contextlib.contextmanager
+def redis() -> Iterator[str]:
+    """A throwaway Redis on a free port of 127.0.0.1: its URL. Raises Failure."""
+    server = program("redis-server")
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port = chosen.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="bg-redis-") as home:
+        words = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", home]
+        process = subprocess.Popen([server, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 20
+            while not answers(port):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise Failure("redis-server does not start")
+                time.sleep(0.02)
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def answers(port: int) -> bool:
+    """Whether a Redis answers there."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as talk:
+        talk.sendall(b"PING\r\n")
+        return talk.recv(16).startswith(b"+PONG")
+    return False
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    name: str
+    word: str
+    seconds: float
+    output: str
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Passed and failed: the tests that pytest ran, otherwise one."""
+        found = re.findall(r"(?m)^=+ .*\bin [\d.]+s.*$", self.output)
+        if not found:
+            return (1, 0) if self.word == "ok" else (0, int(self.word == "FAIL"))
+        good, bad = (
+            sum(int(n) for n in re.findall(rf"(\d+) (?:{kind})", found[-1])) for kind in ("passed", "failed|error")
+        )
+        return good, bad if bad or self.word != "FAIL" else 1
+
+
+def judged(name: str, status: int, output: str, strict: bool) -> str:
+    """ok, FAIL, or skipped: pip-audit that could not ask is no finding, except where it must be able to."""
+    if status == 0:
+        return "skipped" if re.search(r"(?m)^=+ \d+ skipped[^,]* in ", output) else "ok"
+    if name == AUDIT and NOT_ASKED.search(output) and not FOUND.search(output) and not strict:
+        return "skipped"
+    return "FAIL"
+
+
+def perform(command: Command, source: Path, env: Mapping[str, str], strict: bool) -> Result:
+    """Run one command as GitHub's runner would: with bash, which stops at the first failure."""
+    started = time.monotonic()
+    shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", command.script]
+    try:
+        done = subprocess.run(
+            shell,
+            cwd=source / command.directory,
+            env={**env, **command.env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            check=False,
+        )
+        status, output = done.returncode, done.stdout
+    except subprocess.TimeoutExpired as late:
+        status, output = 124, f"{late.stdout or ''}\nno end after {PATIENCE:g} s"
+    word = judged(command.name, status, output, strict)
+    return Result(command.name, word, time.monotonic() - started, output)
+
+
+def lane(todo: Sequence[Command], source: Path, env: Mapping[str, str], strict: bool) -> list[Result]:
+    """Run commands one after the other; a line for each, and what it wrote where it failed or skipped."""
+    results = []
+    for command in todo:
+        result = perform(command, source, env, strict)
+        text = f"{result.word:<8}{result.name:<34}{result.seconds:6.1f} s"
+        if result.word != "ok" or "passed" in result.output:
+            shown = result.output.splitlines()[-60 if result.word == "FAIL" else -3 :]
+            text += "".join(f"\n        | {line}" for line in shown)
+        print(text, flush=True)
+        results.append(result)
+    return results
+
+
+def parser() -> argparse.ArgumentParser:
+    """The words of the command line."""
+    top = argparse.ArgumentParser(
+        prog="scripts/check-example",
+        description="Check the newest release of the orders example as the CI of its users does: the commands of "
+        ".github/workflows/app-ci.yml, on a PostgreSQL and a Redis of its own.",
+    )
+    top.add_argument(
+        "--full", action="store_true", help="nothing may be skipped: a browser and pip-audit's source must be there"
+    )
+    return top
+
+
+def main(arguments: list[str]) -> int:
+    """scripts/check-example. Returns 0 if everything passed; raises Failure."""
+    full = parser().parse_args(arguments).full or bool(os.environ.get("BLUEGREEN_TEST_FULL"))
+    workflow = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
+    lanes = [commands(workflow, job, INPUTS) for job in ("style", "tests")]
+    source, venv = repository(), environment()
+    with postgresql() as database, redis() as broker, ThreadPoolExecutor(len(lanes)) as pool:
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DJANGO", "PG"))}
+        env = own | {
+            "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "VIRTUAL_ENV": str(venv),
+            "DATABASE_URL": database,
+            "REDIS_URL": broker,
+            "MYPY_CACHE_DIR": str(WORK / "mypy"),
+            **({"REQUIRE_BROWSER": "1"} if full else {}),
+        }
+        strict = full or bool(os.environ.get("GITHUB_ACTIONS"))
+        running = [pool.submit(lane, todo, source, env, strict) for todo in lanes]
+        results = [result for future in running for result in future.result()]
+    good, bad = (sum(column) for column in zip(*(result.counts for result in results), strict=True))
+    print(f"{good} passed" if not bad else f"{bad} failed, {good} passed")
+    return int(bad > 0)
