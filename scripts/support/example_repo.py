@@ -1,8 +1,8 @@
 """Rebuild the git repository of an example application from the files under examples/.
 
 examples/<app>/history/<release>/ holds one release: `message` (the commit's message), `files/` (laid over the tree of
-the release before) and, if needed, `deleted` (paths that end with this release, one a line). Names, dates and modes are
-fixed, so that the commits have the same ids on every machine. Only the standard library and git are needed.
+the release before) and, if needed, `deleted` (paths that end with this release, one a line) and `after` (the release
+that it follows instead: another way, beside the branch main). Names, dates and modes are fixed, so that the commits have the same ids on every machine. Only the standard library and git are needed.
 """
 
 from __future__ import annotations
@@ -48,18 +48,23 @@ def applications(examples: Path = EXAMPLES) -> list[str]:
 
 
 def release_directories(app: str, examples: Path = EXAMPLES) -> list[Path]:
-    """Return the directories of an example's releases, oldest first (r1 … r10 by number, not by letter)."""
+    """Return the directories of an example's releases, oldest first (r1 … r10 by number, then by letter)."""
     found = [path for path in (examples / app / "history").iterdir() if re.fullmatch(r"[a-z]\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name[1:]))
+    return sorted(found, key=lambda path: (int(path.name[1:]), path.name))
 
 
 def build(app: str, target: Path, examples: Path = EXAMPLES) -> list[Release]:
     """Make the repository of `app` in the empty directory `target`; return its releases, oldest first."""
     _git(target, "init", "--quiet", "--template=", "--initial-branch=main")
     releases = []
-    for position, source in enumerate(release_directories(app, examples)):
+    for source in release_directories(app, examples):
+        after = source / "after"
+        if after.exists():
+            _git(target, "checkout", "--quiet", "--detach", after.read_text(encoding="utf-8").strip())
+        elif releases:
+            _git(target, "checkout", "--quiet", "main")
         _lay_over(source, target)
-        date = (FIRST_RELEASE + position * BETWEEN_RELEASES).isoformat()
+        date = (FIRST_RELEASE + (int(source.name[1:]) - 1) * BETWEEN_RELEASES).isoformat()
         # --force: what the application's own .gitignore names is still part of the history if it is in files/.
         _git(target, "add", "--all", "--force")
         message = source / "message"
@@ -67,6 +72,7 @@ def build(app: str, target: Path, examples: Path = EXAMPLES) -> list[Release]:
         _git(target, "tag", source.name)
         sha = _git(target, "rev-parse", "HEAD")
         releases.append(Release(source.name, sha, message.read_text(encoding="utf-8").splitlines()[0], date))
+    _git(target, "checkout", "--quiet", "main")
     return releases
 
 

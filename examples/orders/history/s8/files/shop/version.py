@@ -1,0 +1,3 @@
+"""The version that the footer and /healthz show."""
+
+VERSION = "8-swap"
