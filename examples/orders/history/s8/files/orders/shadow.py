@@ -2,24 +2,23 @@
 
 from django.db import connection, transaction
 
-COLUMNS = "id, product_id, quantity, customer, account_id, note, state, taken_at, taken_by, confirmed_at, confirmed_by"
-ARCHIVED_AT = "CASE WHEN state = 'confirmed' THEN COALESCE(confirmed_at, taken_at) END"
-
 # Locked while they are copied: a change waits for the copy, and its trigger then brings it over.
-# What the trigger brought over already is there, and right.
-FILL = f"""
+# What the trigger has brought over already is there, and right.
+FILL = """
 WITH batch AS (
-    SELECT {COLUMNS} FROM orders_order WHERE id > %s ORDER BY id LIMIT %s FOR UPDATE
+    SELECT * FROM orders_order WHERE id > %s ORDER BY id LIMIT %s FOR UPDATE
 ), copied AS (
-    INSERT INTO orders_order_shadow ({COLUMNS}, archived_at)
-    SELECT {COLUMNS}, {ARCHIVED_AT} FROM batch ON CONFLICT DO NOTHING RETURNING id
+    INSERT INTO orders_order_shadow
+    SELECT batch.*, CASE WHEN state = 'confirmed' THEN COALESCE(confirmed_at, taken_at) END FROM batch
+    ON CONFLICT DO NOTHING RETURNING id
 )
 SELECT (SELECT max(id) FROM batch), (SELECT count(*) FROM batch), (SELECT count(*) FROM copied)
 """
 
-DIFFERING = f"""
-SELECT count(*) FROM (SELECT {COLUMNS}, {ARCHIVED_AT} AS archived_at FROM orders_order) AS used
-FULL JOIN (SELECT {COLUMNS}, archived_at FROM orders_order_shadow) AS shadow USING (id)
+DIFFERING = """
+SELECT count(*) FROM (
+    SELECT *, CASE WHEN state = 'confirmed' THEN COALESCE(confirmed_at, taken_at) END AS archived_at FROM orders_order
+) AS used FULL JOIN orders_order_shadow AS shadow USING (id)
 WHERE used IS DISTINCT FROM shadow
 """
 

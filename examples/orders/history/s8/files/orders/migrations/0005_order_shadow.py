@@ -21,11 +21,7 @@ BEGIN
     END IF;
     IF TG_OP <> 'DELETE' THEN
         INSERT INTO orders_order_shadow
-            (id, product_id, quantity, customer, account_id, note,
-             state, taken_at, taken_by, confirmed_at, confirmed_by, archived_at)
-        VALUES (NEW.id, NEW.product_id, NEW.quantity, NEW.customer, NEW.account_id, NEW.note,
-             NEW.state, NEW.taken_at, NEW.taken_by, NEW.confirmed_at, NEW.confirmed_by,
-             CASE WHEN NEW.state = 'confirmed' THEN COALESCE(NEW.confirmed_at, NEW.taken_at) END);
+        SELECT NEW.*, CASE WHEN NEW.state = 'confirmed' THEN COALESCE(NEW.confirmed_at, NEW.taken_at) END;
     END IF;
     RETURN NULL;
 END $$;
