@@ -2,8 +2,8 @@
 
 examples/<app>/history/<release>/ holds one release: `message` (the commit's message), `files/` (laid over the tree of
 the release before) and, if needed, `deleted` (paths that end with this release, one a line) and `after` (the release
-that it follows instead: another way, beside the branch main). Names, dates and modes are fixed, so that the commits have
-the same ids on every machine. Only the standard library and git are needed.
+that it follows instead: another way, beside the branch main). Names, dates and modes are fixed, so that the commits
+have the same ids on every machine. Only the standard library and git are needed.
 """
 
 from __future__ import annotations

@@ -58,12 +58,28 @@ def test_commits_do_not_depend_on_the_machine(app: str, tmp_path: Path, monkeypa
 
 def test_orders_has_the_releases_that_the_tests_deploy(tmp_path: Path) -> None:
     example_repo.prepare("orders", tmp_path / "out")
-    names = ["r1", "r2", "r3", "r4", "r5", "r6"]
-    assert git(tmp_path / "out", "tag", "--list").split() == names
+    names = [f"r{number}" for number in range(1, 13)]
+    assert git(tmp_path / "out", "rev-list", "--count", "main").strip() == str(len(names))
+    assert set(git(tmp_path / "out", "tag", "--list", "--merged", "main").split()) == set(names)
     for name in names:
         assert f'VERSION = "{name[1:]}"' in git(tmp_path / "out", "show", f"{name}:shop/version.py")
         hashed = "--hash=sha256:" in git(tmp_path / "out", "show", f"{name}:requirements.txt")
-        assert hashed == (name in {"r5", "r6"})
+        assert hashed == (int(name[1:]) >= 5)
+
+
+def test_another_way_begins_where_it_says_and_leaves_main_alone(examples: Path, tmp_path: Path) -> None:
+    way = examples / "tiny" / "history" / "u2"
+    (way / "files").mkdir(parents=True)
+    (way / "message").write_text("Another way")
+    (way / "files" / "other.txt").write_text("")
+    (way / "after").write_text("t1\n")
+    example_repo.prepare("tiny", tmp_path / "out", examples)
+    assert (
+        git(tmp_path / "out", "rev-parse", "u2^", "t10^").split()
+        == git(tmp_path / "out", "rev-parse", "t1", "t2").split()
+    )
+    assert git(tmp_path / "out", "ls-tree", "--name-only", "u2").split() == ["a.txt", "other.txt", "run"]
+    assert git(tmp_path / "out", "symbolic-ref", "--short", "HEAD").strip() == "main"
 
 
 def test_an_up_to_date_repository_is_left_alone(examples: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What every test may ask for."""
 
-from collections.abc import Iterator
+import secrets
 
 import pytest
 from django.core.cache import cache
@@ -11,10 +11,9 @@ from .factories import ProductFactory
 
 
 @pytest.fixture(autouse=True)
-def _empty_cache() -> Iterator[None]:
-    """No test sees what another one left in Redis."""
-    yield
-    cache.clear()
+def _own_cache() -> None:
+    """No test sees what another one left in Redis; others use it at the same time, so nothing is cleared."""
+    cache.key_prefix = secrets.token_hex(8)
 
 
 @pytest.fixture

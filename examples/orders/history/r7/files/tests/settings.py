@@ -13,7 +13,7 @@ from shop.settings import CACHES, DATABASES, STORAGES
 
 # Tests that run beside each other share one Redis: each process has names of its own.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
-CACHES["default"]["KEY_PREFIX"] = f"test-{WORKER}"
+CACHES["default"] |= {"KEY_PREFIX": f"test-{WORKER}", "OPTIONS": {}}  # a busy machine answers late
 CELERY_TASK_DEFAULT_QUEUE = f"test-{WORKER}"
 DATABASES["default"]["CONN_MAX_AGE"] = 0  # threads of a server or a worker leave nothing open
 CELERY_TASK_ALWAYS_EAGER = True  # tests of the worker itself switch it off

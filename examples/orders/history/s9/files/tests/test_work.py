@@ -59,7 +59,8 @@ def worker(transactional_db: None) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_worker_takes_its_work_from_redis(client: Client) -> None:
+def test_a_worker_takes_its_work_from_redis(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orders.health.PATIENCE", 30)
     heartbeat.delay()
     assert client.get("/workers").json()["status"] == "ok"  # it waits for the sign of life
     assert Heartbeat.objects.exists()
