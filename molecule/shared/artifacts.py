@@ -66,6 +66,8 @@ RELEASES = {
     **{name: Release("notes", name, "vm", "3.11") for name in ("n1", "n2", "n3")},
     # The second application beside the first, on Debian 13 hosts.
     **{f"{name}_313": Release("notes", name, "vm", "3.13", OTHER_STORE) for name in ("n1", "n2")},
+    # A column is replaced by another one.
+    **{name: Release("orders", name, "fleet", "3.13") for name in ("r7", "r8", "r9", "r10", "r11", "r12")},
 }
 
 
