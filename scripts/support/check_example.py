@@ -202,7 +202,7 @@ class Result:
 def judged(name: str, status: int, output: str, strict: bool) -> str:
     """ok, FAIL, or skipped: pip-audit that could not ask is no finding, except where it must be able to."""
     if status == 0:
-        return "skipped" if re.search(r"(?m)^=+ \d+ skipped[^,]* in ", output) else "ok"
+        return "skipped" if re.search(r"(?m)^=+ \d+ skipped\b.* in ", output) else "ok"
     if name == AUDIT and NOT_ASKED.search(output) and not FOUND.search(output) and not strict:
         return "skipped"
     return "FAIL"
