@@ -212,22 +212,23 @@ def perform(command: Command, source: Path, env: Mapping[str, str], strict: bool
     """Run one command as GitHub's runner would: with bash, which stops at the first failure."""
     started = time.monotonic()
     shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", command.script]
-    try:
-        done = subprocess.run(
-            shell,
-            cwd=source / command.directory,
-            env={**env, **command.env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=PATIENCE,
-            check=False,
-        )
-        status, output = done.returncode, done.stdout
-    except subprocess.TimeoutExpired as late:
-        status, output = 124, f"{late.stdout or ''}\nno end after {PATIENCE:g} s"
+    with tempfile.TemporaryFile("w+", errors="replace") as log:  # a pipe could be held open by what it leaves behind
+        try:
+            status = subprocess.run(
+                shell,
+                cwd=source / command.directory,
+                env={**env, **command.env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                timeout=PATIENCE,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            status = 124
+            print(f"no end after {PATIENCE:g} s", file=log)
+        log.seek(0)
+        output = log.read()
     word = judged(command.name, status, output, strict)
     return Result(command.name, word, time.monotonic() - started, output)
 

@@ -57,7 +57,7 @@ def release_directories(app: str, examples: Path = EXAMPLES) -> list[Path]:
 def build(app: str, target: Path, examples: Path = EXAMPLES) -> list[Release]:
     """Make the repository of `app` in the empty directory `target`; return its releases, oldest first."""
     _git(target, "init", "--quiet", "--template=", "--initial-branch=main")
-    releases = []
+    releases: list[Release] = []
     for source in release_directories(app, examples):
         after = source / "after"
         if after.exists():

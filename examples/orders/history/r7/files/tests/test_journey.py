@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from django.db import connections
 from playwright.sync_api import Page, expect, sync_playwright
 from pytest_django.live_server_helper import LiveServer
 
@@ -33,6 +34,7 @@ def page(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
         page.on("response", lambda answer: problems.append(answer.url) if answer.status >= 400 else None)
         yield page
         browser.close()
+        connections.close_all()  # those that were opened under Playwright's loop
     assert problems == []
 
 
