@@ -76,7 +76,21 @@ def manage(command: str) -> str:
     return out.getvalue()
 
 
-VERBS = {one.__name__: one for one in (migrate, order, confirm, seen, pages, switch, manage)}
+def footprint() -> dict[str, Any]:
+    """What this release expects of the schema."""
+    from bluegreen.schema import service
+
+    return service.footprint({})
+
+
+def read() -> dict[str, Any]:
+    """What a verdict needs of the database."""
+    from bluegreen.schema import service
+
+    return service.read({})
+
+
+VERBS = {one.__name__: one for one in (migrate, order, confirm, seen, pages, switch, manage, footprint, read)}
 
 
 def main() -> None:

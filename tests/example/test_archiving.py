@@ -59,6 +59,16 @@ def test_a_step_is_judged_and_both_releases_work_on_its_schema(
         story.expect_both_to_work(old, new)
 
 
+def test_the_way_back_from_the_last_step_brings_the_columns_and_what_was_in_them(story: Story) -> None:
+    last = story["r12"]
+    last.ask("migrate")
+    for waits in (True, False):
+        last.ask("order", waits=waits)
+    seen = last.ask("seen")
+    last.ask("manage", command="migrate orders 0008 --verbosity 0")
+    assert story["r9"].ask("seen") == seen
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(("old", "new", "verdict", "columns"), SWAP, ids=names(SWAP))
 def test_the_swap_is_judged_and_both_releases_work_on_its_schema(
