@@ -6,8 +6,8 @@ BACK = (
     """ALTER TABLE orders_order ADD COLUMN state varchar(12) NOT NULL DEFAULT 'waiting',
         ADD COLUMN confirmed_at timestamp with time zone""",
     "UPDATE orders_order SET state = 'confirmed', confirmed_at = archived_at WHERE archived_at IS NOT NULL",
-    "CREATE INDEX orders_order_state_d4b3a3f5 ON orders_order (state)",
-    "CREATE INDEX orders_order_state_d4b3a3f5_like ON orders_order (state varchar_pattern_ops)",
+    "CREATE INDEX orders_order_state_fbeebb0f ON orders_order (state)",
+    "CREATE INDEX orders_order_state_fbeebb0f_like ON orders_order (state varchar_pattern_ops)",
 )
 
 
