@@ -63,18 +63,23 @@ class Command(BaseCommand):
                 return None
             elif not self.stopped:
                 time.sleep(LOOK_AGAIN)
-        self.stdout.write("stopped; the next start goes on")
+        self.tell("stopped; the next start goes on")
         return None
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """SIGTERM: the batch at work is finished."""
         self.stopped = True
 
+    def tell(self, text: str) -> None:
+        """A line, at once: a journal has no terminal."""
+        self.stdout.write(text)
+        self.stdout.flush()
+
     def tell_status(self) -> None:
         """Say what is left and whether it is at work."""
         left = archive.differing().count()
         off = paused()
-        self.stdout.write(f"{left} orders left" + (f", paused: the switch {off} is off" if off else ""))
+        self.tell(f"{left} orders left" + (f", paused: the switch {off} is off" if off else ""))
         if left:
             raise CommandError("not done", returncode=1)
 
@@ -89,11 +94,11 @@ class Command(BaseCommand):
             done, last = done + found.changed, found.last
             if time.monotonic() - told >= TELL or not last:
                 told = time.monotonic()
-                self.stdout.write(progress(done, total, told - started))
+                self.tell(progress(done, total, told - started))
             if not last:
                 break
             time.sleep(pause_after(found.changed, rate, time.monotonic() - began))
         left = archive.differing().count()
         if total and not left:
-            self.stdout.write("done: every order says the same in both places")
+            self.tell("done: every order says the same in both places")
         return not left

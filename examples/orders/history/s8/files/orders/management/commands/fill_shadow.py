@@ -31,6 +31,7 @@ class Command(BaseCommand):
             last, seen, new = shadow.fill(last, batch)
             copied += new
             self.stdout.write(f"up to order {last}: {copied} copied")
+            self.stdout.flush()  # a journal has no terminal
             time.sleep(max(seen / rate - (time.monotonic() - began), 0.0))
         if self.stopped:
             self.stdout.write("stopped; the next start goes on")
