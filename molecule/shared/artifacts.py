@@ -68,6 +68,7 @@ RELEASES = {
     **{f"{name}_313": Release("notes", name, "vm", "3.13", OTHER_STORE) for name in ("n1", "n2")},
     # A column is replaced by another one.
     **{name: Release("orders", name, "fleet", "3.13") for name in ("r7", "r8", "r9", "r10", "r11", "r12")},
+    **{name: Release("orders", name, "fleet", "3.13") for name in ("s8", "s9", "s10")},  # by shadow table and swap
 }
 
 

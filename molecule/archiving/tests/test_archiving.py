@@ -19,14 +19,19 @@ ORDERS_OF_BEFORE = 6000
 BACKFILL = {"archive": {"command": "python manage.py archive_orders --stay --batch 100 --rate 200", "singleton": True}}
 # What archived_at has to be while the columns before it are there.
 WANTED = "case when state = 'confirmed' then coalesce(confirmed_at, taken_at) end"
-WITHOUT_STATE = """
+WITH_STATE = """
     alter table orders_order add column if not exists state varchar(12) not null default 'waiting',
         add column if not exists confirmed_at timestamptz"""
 # Back to the schema of r7: an earlier run on these hosts may have left a later one.
-AS_BEFORE = f"""{WITHOUT_STATE};
+AS_BEFORE = f"""{WITH_STATE};
     alter table orders_order alter column state drop default, drop column if exists archived_at;
+    drop trigger if exists to_shadow on orders_order;
+    drop trigger if exists same on orders_order;
+    drop function if exists orders_order_to_shadow, orders_order_same;
+    drop table if exists orders_order_shadow, orders_order_before;
     drop table if exists waffle_flag_users, waffle_flag_groups, waffle_flag, waffle_switch, waffle_sample;
     delete from django_migrations where app = 'waffle' or (app = 'orders' and name > '0005')"""
+EMPTY = "delete from orders_order"
 SEED = f"""
     insert into orders_order (product_id, quantity, customer, state, taken_at, taken_by, confirmed_at, confirmed_by)
     select 1 + n % 6, 1 + n % 40, 'before', case when n % 50 = 0 then 'waiting' else 'confirmed' end,
@@ -47,7 +52,8 @@ def left(fleet: Deployment) -> int:
 class Customers:
     """People who order a coffee through the load balancer, one after the other, until they are stopped."""
 
-    def __init__(self, fleet: Deployment) -> None:
+    def __init__(self, fleet: Deployment, name: str) -> None:
+        self.name = name
         self.address, self.domain = fleet.urls[0].removeprefix("http://"), fleet.domain
         self.numbers: list[int] = []
         self.problems: list[str] = []
@@ -62,6 +68,11 @@ class Customers:
             except (OSError, AssertionError) as problem:
                 self.problems.append(f"{type(problem).__name__}: {problem}")
 
+    def leave(self) -> None:
+        """Nobody orders any more."""
+        self.enough.set()
+        self.thread.join(30)
+
     def order(self) -> int:
         """The number on the receipt."""
         talk = HTTPConnection(self.address, timeout=20)
@@ -74,7 +85,7 @@ class Customers:
             assert token, form[:300]
             headers = {"Host": self.domain, "Content-Type": "application/x-www-form-urlencoded"}
             headers["Cookie"] = "; ".join(cookie.partition(";")[0] for cookie in cookies)
-            fields = {"product": 1, "quantity": 1, "customer": "load", "csrfmiddlewaretoken": token[1]}
+            fields = {"product": 1, "quantity": 1, "customer": self.name, "csrfmiddlewaretoken": token[1]}
             talk.request("POST", "/orders/new/", urlencode(fields), headers)
             answer = talk.getresponse()
             answer.read()
@@ -82,19 +93,37 @@ class Customers:
             return int(answer.headers["Location"].strip("/").rsplit("/", 1)[-1])
 
 
-@pytest.fixture(scope="module")
-def customers(fleet: Deployment) -> Iterator[Customers]:
-    """They order all the time, from the first step to the last."""
-    sql(fleet, WITHOUT_STATE)
+@contextlib.contextmanager
+def ordering(fleet: Deployment, name: str) -> Iterator[Customers]:
+    """r7 on the schema of its time, orders of before, and customers who order from the first step to the last."""
+    sql(fleet, WITH_STATE)
     fleet.given("r7")
     sql(fleet, AS_BEFORE)
+    sql(fleet, EMPTY)
     sql(fleet, SEED)
-    ordering = Customers(fleet)
-    ordering.thread.start()
-    yield ordering
-    ordering.enough.set()
-    ordering.thread.join(30)
-    sql(fleet, WITHOUT_STATE)  # other scenarios deploy older releases to the same database
+    customers = Customers(fleet, name)
+    customers.thread.start()
+    try:
+        yield customers
+    finally:
+        customers.leave()
+        sql(fleet, WITH_STATE)  # other scenarios deploy older releases to the same database
+        sql(fleet, EMPTY)
+
+
+@pytest.fixture(scope="module")
+def customers(fleet: Deployment) -> Iterator[Customers]:
+    """Those of the five releases."""
+    with ordering(fleet, "of the five") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shoppers(fleet: Deployment, customers: Customers) -> Iterator[Customers]:
+    """Those of the swap, which begins anew."""
+    customers.leave()
+    with ordering(fleet, "of the swap") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +142,31 @@ def there_back_and_there_again(fleet: Deployment, customers: Customers, old: str
             count = len(customers.numbers)
             until(lambda count=count: len(customers.numbers) >= count + 2, f"customers order on {release}", 30)
     assert customers.problems == []
+
+
+def approved(fleet: Deployment, release: str) -> list[str]:
+    """The words that approve what a release asks for, from its refusal."""
+    asked = fleet.refuse("deploy.yml", sha=fleet.sha(release), watch=1)
+    return [word for name, value in approvals(asked).items() for word in ("-e", f"{name}={value}")]
+
+
+def archived(fleet: Deployment, since: str) -> dict[int, str]:
+    """Number → since when, of the orders that are done."""
+    rows = sql(fleet, f"select id, {since} from orders_order where {since} is not null order by id").splitlines()
+    return {int(line.partition("|")[0]): line.partition("|")[2] for line in rows}
+
+
+def expect_every_row(fleet: Deployment, customers: Customers, before: dict[int, str]) -> None:
+    """What was done before is done since the same moment; what customers have receipts for is there, once, and done."""
+    customers.leave()
+    assert customers.problems == []
+    own = f"select count(*) from orders_order where customer = '{customers.name}'"
+    assert len(set(customers.numbers)) == len(customers.numbers) == int(sql(fleet, own))
+    until(lambda: sql(fleet, f"{own} and archived_at is null") == "0", "all that was ordered is confirmed", 90)
+    now = archived(fleet, "archived_at")
+    assert len(before) > ORDERS_OF_BEFORE * 0.9
+    assert {number: now.get(number) for number in before} == before
+    assert set(customers.numbers) <= set(now)
 
 
 def turn_on(fleet: Deployment, switch: str) -> None:
@@ -175,31 +229,34 @@ def test_the_last_step_is_refused_too_early(fleet: Deployment, customers: Custom
 
 
 def test_contract_forgets_the_state(fleet: Deployment, customers: Customers, before: dict[int, str]) -> None:
-    rows = f"select id, coalesce(({WANTED})::text, '') from orders_order where state = 'confirmed' order by id"
-    before |= {int(line.partition("|")[0]): line.partition("|")[2] for line in sql(fleet, rows).splitlines()}
+    before |= archived(fleet, WANTED)
     there_back_and_there_again(fleet, customers, "r10", "r11")
 
 
 def test_the_columns_are_dropped_when_somebody_has_approved_it(fleet: Deployment, customers: Customers) -> None:
-    asked = fleet.refuse("deploy.yml", sha=fleet.sha("r12"), watch=1)
-    words = [word for name, value in approvals(asked).items() for word in ("-e", f"{name}={value}")]
-    there_back_and_there_again(fleet, customers, "r11", "r12", *words)
-    columns = (
-        "select count(*) from information_schema.columns where table_name = 'orders_order' and column_name = 'state'"
-    )
-    assert sql(fleet, columns) == "0"
+    there_back_and_there_again(fleet, customers, "r11", "r12", *approved(fleet, "r12"))
+    columns = "from information_schema.columns where table_name = 'orders_order' and column_name = 'state'"
+    assert sql(fleet, f"select count(*) {columns}") == "0"
 
 
 def test_every_row_says_what_it_said_before(fleet: Deployment, customers: Customers, before: dict[int, str]) -> None:
-    customers.enough.set()
-    customers.thread.join(30)
-    assert customers.problems == []
-    waiting = "select count(*) from orders_order where archived_at is null and customer = 'load'"
-    until(lambda: sql(fleet, waiting) == "0", "all that was ordered is confirmed", 90)
-    rows = sql(fleet, "select id, coalesce(archived_at::text, '') from orders_order order by id").splitlines()
-    now = {int(line.partition("|")[0]): line.partition("|")[2] for line in rows}
-    assert len(before) > ORDERS_OF_BEFORE * 0.9
-    assert {number: now.get(number) for number in before} == before
-    ordered = int(sql(fleet, "select count(*) from orders_order where customer = 'load'"))
-    assert len(set(customers.numbers)) == len(customers.numbers) == ordered
-    assert set(customers.numbers) <= set(now)
+    expect_every_row(fleet, customers, before)
+
+
+def test_a_swap_does_the_same(fleet: Deployment, shoppers: Customers) -> None:
+    rows: dict[int, str] = {}
+    with fleet.under_load(rate=15):
+        fleet.must("deploy.yml", *approved(fleet, "s8"), sha=fleet.sha("s8"), watch=1)
+        fleet.must("manage.yml", "-e", json.dumps({"command": "fill_shadow --batch 200 --rate 4000"}))
+        rows |= archived(fleet, WANTED)
+        fleet.must("deploy.yml", *approved(fleet, "s9"), sha=fleet.sha("s9"), watch=1)
+        assert left(fleet) == 0, "the trigger keeps both the same"
+        fleet.must("rollback.yml")
+        fleet.expect_live("s8")
+        number = shoppers.numbers[-1]
+        until(lambda: shoppers.numbers[-1] > number + 3, "customers order on the release before", 30)
+        assert left(fleet) == 0, "the trigger keeps both the same, whoever writes"
+        fleet.deploy("s9", watch=1)
+        fleet.must("deploy.yml", *approved(fleet, "s10"), sha=fleet.sha("s10"), watch=1)
+        fleet.expect_live("s10")
+    expect_every_row(fleet, shoppers, rows)
