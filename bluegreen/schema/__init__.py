@@ -11,6 +11,9 @@ Unprivileged. Run by a release's own virtualenv, as the application's user, neve
 | judge | bundle, live, methods, … | the verdicts; runs the release's migrations: behind the wall (wall.UNIT) |
 | prepare | server | {databases}: this release's own databases on a throwaway server, all migrations applied |
 | plan | all but bundle | read, then judge, each in a process of its own |
+| pending | aliases, ledger, live | {pending, plan, problems, unjudged, empty, footprint}: one start of Django, no shadow |
+| run | app, steps | {applied, failed, known, output}: runs them for good, one at a time (runner.py) |
+| fit | kept | {fits: {release: [why not]}}: stored footprints against the schema; no start of Django |
 
 What may stand in the order, all optional but `bundle` for judge:
 
@@ -21,6 +24,7 @@ What may stand in the order, all optional but `bundle` for judge:
 - `pg_bin`: directory of PostgreSQL's server programs; `server` {host, port, user, bin}: a throwaway server there is
 - `databases`: {alias: {HOST, PORT, NAME, USER, PASSWORD, OPTIONS}} instead of the settings' own
 - `ledger`: {"app.name": sha256 of the file as it was applied}; `known_ahead`: ["app.name"] applied, not here
+- `aliases`: the databases meant (pending: ["default"]; read: all); `direct`: {alias: {host, port}} past a pooler
 - `sizes_unknown`: true where the sizes of the database that was read say nothing
 
 The answer: {format, verdict, method: shadow or static, method_detail, why_not_better, problems: [reason], footprint,
@@ -30,5 +34,6 @@ why, instead, releases, line}. Verdicts: safe, needs_approval, refused.
 An error is {error: {what, why, next, code}}, with an exit status of errors.Code.
 
 To read it: facts.py (what is known), fits.py and rules.py (what follows), decide.py (the verdict), advice.py (its
-words); then catalog.py, models.py, operations.py, tryout.py (where facts come from), shadow.py, wall.py, service.py.
+words); then catalog.py, models.py, operations.py, tryout.py (where facts come from), shadow.py, wall.py, service.py;
+runner.py runs them.
 """

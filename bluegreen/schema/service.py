@@ -1,4 +1,4 @@
-"""The verbs: footprint, read, judge, plan. Each runs in a release's virtualenv, as the application's user."""
+"""The verbs; those that run migrations for good are in runner.py. Each runs in a release's virtualenv, as the application's user."""
 
 from __future__ import annotations
 
@@ -69,12 +69,21 @@ def replace(databases: dict[str, dict[str, Any]], given: Mapping[str, Mapping[st
         entry.update(values)
 
 
-def setup(order: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def setup(order: Mapping[str, Any], applications: bool = True) -> dict[str, dict[str, Any]]:
     """Import the settings, point them at the databases of the order, load the applications."""
     databases = settings_databases()
     replace(databases, order.get("databases") or {})
-    load()
+    direct(databases, order)
+    if applications:
+        load()
     return databases
+
+
+def direct(databases: Mapping[str, dict[str, Any]], order: Mapping[str, Any]) -> None:
+    """Go to the server itself where the settings name a pooler: `direct` {alias: {host, port}} of the order."""
+    for alias, place in (order.get("direct") or {}).items():
+        if alias in databases:
+            databases[alias].update({str(key).upper(): str(value) for key, value in place.items()})
 
 
 def load() -> None:
@@ -117,7 +126,8 @@ def read(order: Mapping[str, Any]) -> dict[str, Any]:
     databases = setup(order)
     from django.db import connections
 
-    wanted = aliases(databases)
+    chosen = order.get("aliases")
+    wanted = [alias for alias in aliases(databases) if chosen is None or alias in chosen]
     if not wanted:
         raise bad_input("none of DATABASES is PostgreSQL", "", "only PostgreSQL can be judged")
     return {"format": FORMAT, "databases": {alias: read_one(connections[alias]) for alias in wanted}}
@@ -502,12 +512,17 @@ def answer_apart() -> Iterator[Callable[[str], None]]:
 
 def main(arguments: Sequence[str]) -> int:
     """One verb: JSON on stdin, JSON on stdout. The exit status is an errors.Code."""
+    from bluegreen.schema import runner
+
     verbs: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
         "footprint": footprint,
         "read": read,
         "judge": judge,
         "plan": plan,
         "prepare": prepare,
+        "pending": runner.pending,
+        "run": runner.run,
+        "fit": runner.fit,
     }
     if len(arguments) != 1 or arguments[0] not in verbs:
         print(f"usage: python -m bluegreen.schema {'|'.join(verbs)}   (JSON on stdin)", file=sys.stderr)

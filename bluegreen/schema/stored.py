@@ -15,7 +15,7 @@ Ask = Callable[[str, str], str]  # alias of the database, SQL → what psql -At 
 def confirmed(footprint: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
     """What to keep of a release when it is confirmed: the answer of `footprint`, and what did not fit then already."""
     known = {
-        alias: [list(one.key) for one in fits.misfits(_read(data), catalog.parse(ask(alias, catalog.QUERY)))]
+        alias: [list(one.key) for one in against(_read(data), ask(alias, catalog.QUERY))]
         for alias, data in footprint["databases"].items()
     }
     return {"format": FORMAT, "databases": footprint["databases"], "known": known}
@@ -31,10 +31,15 @@ def misfits(kept: Mapping[str, Any], ask: Ask) -> list[str]:
     lines = []
     for alias, data in kept["databases"].items():
         known = {tuple(key) for key in (kept.get("known") or {}).get(alias, ())}
-        for one in fits.misfits(_read(data), catalog.parse(ask(alias, catalog.QUERY)), "older"):
+        for one in against(_read(data), ask(alias, catalog.QUERY), "older"):
             if one.key not in known:
                 lines.append(_line(alias, one))
     return lines
+
+
+def against(footprint: Footprint, text: str, release: str = fits.LIVE) -> list[Finding]:
+    """What of a release does not fit the schema that catalog.QUERY found."""
+    return fits.misfits(footprint, catalog.parse(text), release)
 
 
 def _read(data: Mapping[str, Any]) -> Footprint:

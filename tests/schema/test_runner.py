@@ -1,0 +1,250 @@
+"""Migrations run for good, on a real PostgreSQL: once, under a lock, never without a timeout; failures told exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bluegreen.errors import BluegreenError, Code
+from bluegreen.schema import shadow
+from bluegreen.schema.service import call
+from tests.schema import project
+from tests.schema.conftest import REPO
+
+SETTINGS = """
+SECRET_KEY = "x"
+INSTALLED_APPS = ["django.contrib.contenttypes", "shop"]
+DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "a"}}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+"""
+ORDER = """
+from django.db import models
+class Order(models.Model):
+    number = models.CharField(max_length=20)
+"""
+FILL = """
+def fill(apps, schema_editor):
+    print("filling")
+    apps.get_model("shop", "Order").objects.create(number="side effect")
+"""
+
+
+class Site:
+    """A database and the releases that use it."""
+
+    def __init__(self, server: shadow.Server, python: str, place: Path, name: str):
+        self.server, self.python, self.place, self.name = server, python, place, name
+        self.files = {
+            "conf.py": SETTINGS,
+            "shop/models.py": ORDER,
+            "shop/migrations/0001_initial.py": project.migration(project.CREATE_ORDER, "initial = True"),
+        }
+        shadow.psql(server, "postgres", f"CREATE DATABASE {name} TEMPLATE template0")
+        project.write(place, self.files)
+
+    @property
+    def order(self) -> dict[str, Any]:
+        where = {"HOST": self.server.host, "PORT": str(self.server.port), "USER": self.server.user, "NAME": self.name}
+        return {"app": "orders", "databases": {"default": where}}
+
+    def migration(self, name: str, operations: str, head: str = "", prelude: str = "") -> None:
+        """One more migration, after the last."""
+        last = max((self.place / "shop/migrations").glob("0*.py")).stem
+        text = project.migration(operations, f'dependencies = [("shop", "{last}")]\n    {head}', prelude)
+        project.write(self.place, {f"shop/migrations/{name}.py": text})
+
+    def call(self, verb: str, **more: Any) -> dict[str, Any]:
+        environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "conf"}
+        return call(verb, {**self.order, **more}, self.python, 60, cwd=self.place, env=environment)
+
+    def steps(self, **more: Any) -> list[dict[str, Any]]:
+        return [{**one, "tables": ["public.shop_order"], **more} for one in self.call("pending")["pending"]]
+
+    def run(self, steps: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, Any]:
+        return self.call("run", steps=self.steps() if steps is None else steps, **more)
+
+    def start(self, steps: list[dict[str, Any]], **more: Any) -> subprocess.Popen[str]:
+        """A run beside this one."""
+        environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "conf", "PYTHONPATH": str(REPO)}
+        child = subprocess.Popen(
+            [self.python, "-m", "bluegreen.schema", "run"], cwd=self.place, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert child.stdin is not None
+        child.stdin.write(json.dumps({**self.order, "steps": steps, **more}))
+        child.stdin.close()
+        child.stdin = None
+        return child
+
+    def sql(self, text: str) -> str:
+        return shadow.psql(self.server, self.name, text).strip()
+
+    def hold(self, statement: str) -> subprocess.Popen[str]:
+        """A transaction that has done something and stays open until its stdin is closed."""
+        child = subprocess.Popen(
+            ["psql", "-XAtq", "-d", self.name], env=self.server.environment(), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(f"BEGIN;\n{statement};\nSELECT 'held';\n")
+        child.stdin.flush()
+        while child.stdout.readline().strip() != "held":
+            assert child.poll() is None
+        return child
+
+
+@pytest.fixture(scope="module")
+def server(django: str) -> Iterator[shadow.Server]:
+    with shadow.cluster(shadow.find_binaries()) as found:
+        yield found
+
+
+@pytest.fixture
+def site(server: shadow.Server, django: str, tmp_path: Path, request: pytest.FixtureRequest) -> Site:
+    name = f"site_{abs(hash(request.node.name)) % 10**9}"
+    made = Site(server, django, tmp_path, name)
+    made.run()
+    return made
+
+
+def test_each_migration_runs_once_with_two_runs_at_once(site: Site) -> None:
+    site.migration("0002_fill", "migrations.RunPython(fill, migrations.RunPython.noop),", "", FILL)
+    site.migration("0003_note", 'migrations.AddField("Order", "note", models.TextField(null=True)),')
+    steps = site.steps()
+    assert [one["name"] for one in steps] == ["0002_fill", "0003_note"]
+    answers = [json.loads(child.communicate(timeout=60)[0]) for child in [site.start(steps), site.start(steps)]]
+    applied = [one["name"] for answer in answers for one in answer.get("applied", [])]
+    assert sorted(applied) == ["0002_fill", "0003_note"]
+    assert site.sql("SELECT count(*) FROM shop_order") == "1", "the side effect"
+    assert site.sql("SELECT count(*) FROM django_migrations WHERE app = 'shop'") == "3"
+    assert site.sql("SELECT count(*) FROM django_content_type WHERE app_label = 'shop'") == "1", "post_migrate"
+    assert "filling" in "\n".join(line for answer in answers for line in answer.get("output", []))
+
+
+def test_readers_never_wait_longer_than_the_lock_timeout(site: Site) -> None:
+    site.migration("0002_note", 'migrations.AddField("Order", "note", models.TextField(null=True)),')
+    holder = site.hold("SELECT count(*) FROM shop_order")
+    stalls: list[float] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        with subprocess.Popen(
+            ["psql", "-XAtq", "-d", site.name], env=site.server.environment(), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        ) as reader:  # fmt: skip
+            assert reader.stdin is not None
+            assert reader.stdout is not None
+            while not stop.is_set():
+                began = time.monotonic()
+                reader.stdin.write("SELECT count(*) FROM shop_order;\n")
+                reader.stdin.flush()
+                reader.stdout.readline()
+                stalls.append(time.monotonic() - began)
+                stop.wait(0.01)
+            reader.stdin.close()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    child = site.start(site.steps(), lock_timeout=0.5)
+    assert child.stderr is not None
+    said = ""
+    while "attempt 2" not in said:
+        said = child.stderr.readline()
+        assert said, "it gave up"
+    holder.communicate("COMMIT;\n")
+    answer = json.loads(child.communicate(timeout=60)[0])
+    stop.set()
+    thread.join()
+    assert answer["failed"] is None
+    assert answer["applied"][0]["attempts"] >= 2
+    assert max(stalls) < 0.5 + 0.5, "lock_timeout, and half a second for a busy machine"
+
+
+def test_a_long_transaction_is_waited_for_and_named(site: Site) -> None:
+    site.migration("0002_note", 'migrations.AddField("Order", "note", models.TextField(null=True)),')
+    steps = site.steps()
+    holder = site.hold("SET application_name = 'report'; SELECT pg_sleep(5.1) FROM shop_order RIGHT JOIN (SELECT 1) x ON 1 = 1")
+    answer = site.run(steps, patience=0.1)
+    holder.communicate("COMMIT;\n")
+    failed = answer["failed"]
+    assert (failed["what"], failed["recorded"]) == ("shop.0002_note would wait behind a long transaction", False)
+    assert "(report) has had a transaction open for" in failed["why"]
+
+
+def test_after_a_failure_the_truth_is_told(site: Site) -> None:
+    site.sql("INSERT INTO shop_order (number) VALUES ('1'), ('1')")
+    site.migration("0002_note", 'migrations.AddField("Order", "note", models.TextField(null=True)),')
+    unique = "CREATE UNIQUE INDEX CONCURRENTLY order_number ON shop_order (number)"
+    site.migration(
+        "0003_half",
+        f'migrations.RunSQL("UPDATE shop_order SET note = number"), migrations.RunSQL("{unique}"),',
+        "atomic = False",
+    )
+    answer = site.run()
+    failed = answer["failed"]
+    assert [one["name"] for one in answer["applied"]] == ["0002_note"], "what was applied before stays"
+    assert failed["what"] == "shop.0003_half failed"
+    assert failed["why"].startswith("IntegrityError: could not create unique index")
+    assert failed["invalid_indexes"] == [["public.shop_order", "order_number"]]
+    assert failed["next"] == (
+        'remove the index that is invalid now (public.shop_order): DROP INDEX CONCURRENTLY "order_number"; '
+        "shop.0003_half is not atomic and is half applied: undo by hand what stays (UPDATE shop_order SET note = number)"
+        "; then the same again"
+    )
+    assert failed["attempts"] == 1, "never again by itself"
+    site.sql("DROP INDEX order_number; DELETE FROM shop_order; UPDATE shop_order SET note = NULL")
+    assert [one["name"] for one in site.run()["applied"]] == ["0003_half"]
+
+
+def test_a_caller_that_dies_does_not_end_a_migration(site: Site) -> None:
+    loud = "def loud(apps, schema_editor):\n    for _ in range(2000):\n        print('x' * 100)\n"
+    site.migration("0002_loud", "migrations.RunPython(loud, migrations.RunPython.noop),", "", loud)
+    child = site.start(site.steps())
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    child.stderr.close()
+    child.wait(60)
+    assert site.sql("SELECT count(*) FROM django_migrations WHERE name = '0002_loud'") == "1"
+
+
+def test_what_changed_since_the_plan_is_refused(site: Site) -> None:
+    site.migration("0002_note", 'migrations.AddField("Order", "note", models.TextField(null=True)),')
+    with pytest.raises(BluegreenError, match=r"shop\.0002_note is pending and was not planned") as caught:
+        site.run([{"database": "default", "app": "shop", "name": "0001_initial"}])
+    assert caught.value.code is Code.REFUSED
+    with pytest.raises(BluegreenError, match="the file of shop.0002_note is not the one that was judged"):
+        site.run(site.steps(file_sha256="0" * 64))
+    assert site.sql("SELECT count(*) FROM django_migrations WHERE app = 'shop'") == "1"
+
+
+def test_what_is_wrong_with_nothing_pending_is_found_in_the_same_call(site: Site) -> None:
+    found = site.call("pending")
+    assert (found["pending"], found["problems"], found["footprint"]["drift"]) == ([], [], [])
+    sha = {"shop.0001_initial": "0" * 64}
+    site.sql("INSERT INTO django_migrations (app, name, applied) VALUES ('shop', '0009_newer', now())")
+    site.sql("ALTER TABLE shop_order DROP COLUMN number")
+    rules = {one["rule"] for one in site.call("pending", ledger=sha, live=found["footprint"])["problems"]}
+    assert rules == {"ahead", "file-changed", "missing-column"}
+    fits = site.call("fit", kept={"a": found["footprint"]})["fits"]
+    assert fits == {"a": [fits["a"][0]]}
+    assert "public.shop_order.number" in fits["a"][0]
+    project.write(site.place, {"shop/models.py": ORDER + "    note = models.TextField(null=True)\n"})
+    rules = {one["rule"] for one in site.call("pending", live=found["footprint"])["problems"]}
+    assert "drift" in rules
+    project.write(site.place, {"shop/migrations/0002_broken.py": "import no_such_module\n"})
+    with pytest.raises(BluegreenError, match="the migrations cannot be loaded: ModuleNotFoundError: .*no_such_module"):
+        site.call("pending")
+    wrong = {"default": {**site.order["databases"]["default"], "HOST": "127.0.0.1", "PORT": "1", "PASSWORD": "hunter2"}}
+    with pytest.raises(BluegreenError, match="the database 'default' cannot be reached") as caught:
+        site.call("pending", databases=wrong)
+    assert "hunter2" not in str(caught.value)
