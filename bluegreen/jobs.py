@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,31 +19,16 @@ from bluegreen import images, release, secrets, units
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError, Code, bad_input, check_failed
 
-LOCK_TIMEOUT = "2s"
 ATTACHED = 0.5  # seconds between two looks at a migration that somebody else started
-MARK = "bluegreen-result:"
 
-# Runs in the release's virtualenv: which migrations are pending, in the order they would run.
-PLAN = f"""
-import json, django
-django.setup()
-from django.db import connections, DEFAULT_DB_ALIAS
-from django.db.migrations.executor import MigrationExecutor
-from django.core.management.commands.migrate import Command
-executor = MigrationExecutor(connections[DEFAULT_DB_ALIAS])
-executor.loader.check_consistent_history(connections[DEFAULT_DB_ALIAS])
-conflicts = executor.loader.detect_conflicts()
-plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
-describe = getattr(Command, "describe_operation", None)
-lines = []
-for migration, backwards in plan:
-    lines.append(f"{{migration.app_label}}.{{migration.name}}")
-    for operation in migration.operations:
-        lines.append("    " + (describe(operation, backwards)[0] if describe else operation.describe()))
-print({MARK!r} + json.dumps({{
-    "pending": [f"{{m.app_label}}.{{m.name}}" for m, _ in plan], "plan": lines,
-    "conflicts": {{app: sorted(names) for app, names in conflicts.items()}}}}))
+# Runs in the release's virtualenv: this program's own modules come first, whatever the release calls its packages.
+SCHEMA = """
+import sys
+sys.path.insert(0, %r)
+from bluegreen.schema.service import main
+sys.exit(main(sys.argv[1:]))
 """
+PROGRAM = "/usr/local/bin/bluegreen"
 
 HARDENING = (
     "NoNewPrivileges=yes",
@@ -69,8 +55,11 @@ HARDENING = (
 )
 
 
-def command_line(context: Context, name: str, unit: str, words: Sequence[str], extra: dict[str, str]) -> list[str]:
-    """The systemd-run command of a job: as the application's user, in the release's environment and source root."""
+def command_line(context: Context, name: str, unit: str, words: Sequence[str], walls: Sequence[str] = ()) -> list[str]:
+    """The systemd-run command of a job: as the application's user, in the release's environment and source root.
+
+    walls: properties that shut it off; then nothing is writable for it.
+    """
     home = context.paths.releases / name
     image = context.paths.images / release.image_of(context.paths, name)
     source = Path(
@@ -82,13 +71,13 @@ def command_line(context: Context, name: str, unit: str, words: Sequence[str], e
         f"WorkingDirectory={source}",
         f"EnvironmentFile={home}/env",
         *secrets.of_unit(home),
-        f"ReadWritePaths={context.paths.data}",
-        *HARDENING,
+        *([] if walls else [f"ReadWritePaths={context.paths.data}"]),
+        *(item for item in HARDENING if not walls or not item.startswith("RestrictAddressFamilies=")),
+        *walls,
     ]
     return [
         "systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}", f"--description={described(name)}",
         *(f"--property={item}" for item in properties),
-        *(f"--setenv={key}={value}" for key, value in extra.items()),
         "--", *secrets.launched(home, words),
     ]  # fmt: skip
 
@@ -126,10 +115,11 @@ def python(context: Context, name: str) -> str:
     return str(context.paths.images / release.image_of(context.paths, name) / "venv/bin/python")
 
 
-def run(
-    context: Context, name: str, job: str, words: Sequence[str], timeout: float, extra: dict[str, str] | None = None
-) -> tuple[int, list[str]]:
-    """Run a job to its end. Returns its exit status and what it printed."""
+def start(
+    context: Context, name: str, job: str, words: Sequence[str], timeout: float, walls: Sequence[str] = (),
+    stdin: str | None = None, aloud: bool = False,
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """Run a job to its end, whatever its exit status is."""
     images.require_open(context.paths, context.config, release.image_of(context.paths, name))
     unit = f"bluegreen-{job}-{context.app}"
     if units.properties([f"{unit}.service"], ["ActiveState"])[f"{unit}.service"].get("ActiveState") in (
@@ -139,13 +129,44 @@ def run(
         raise BluegreenError(
             Code.BUSY, f"{unit} is running already", "", f"wait for it (journalctl -fu {unit}), then try again"
         )
+    command = command_line(context, name, unit, words, walls)
     try:
-        done = units.run(command_line(context, name, unit, words, extra or {}), timeout=timeout, check=False)
+        return units.run(command, timeout=timeout, check=False, stdin=stdin, aloud=aloud)
     except BluegreenError:
         units.systemctl("stop", f"{unit}.service", check=False)
         raise
+
+
+def run(context: Context, name: str, job: str, words: Sequence[str], timeout: float) -> tuple[int, list[str]]:
+    """Run a job to its end. Returns its exit status and what it printed."""
+    done = start(context, name, job, words, timeout)
     output = [line.rstrip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     return done.returncode, output
+
+
+def ask(
+    context: Context, name: str, job: str, verb: str, order: dict[str, Any], timeout: float = 600,
+    walls: Sequence[str] = (), aloud: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """A verb of bluegreen.schema in a release: its answer. Raises the BluegreenError that it told, or one of its death.
+
+    What it printed beside the answer stays out of it: nothing of that can be trusted.
+    """
+    words = (python(context, name), "-c", SCHEMA % PROGRAM, verb)
+    done = start(context, name, job, words, timeout, walls, json.dumps(order), aloud)
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        said = [line for line in (done.stderr or "").splitlines() if line.strip()]
+        what = f"bluegreen-{job}-{context.app} ended with status {done.returncode} and no answer"
+        raise check_failed(what, why(said), "is the database reachable from this host?", {"output": said[-20:]})
+    if error := answer.get("error"):
+        codes = {int(code) for code in Code}
+        code = Code(error["code"]) if error.get("code") in codes else Code.CHECK_FAILED
+        raise BluegreenError(code, str(error["what"]), str(error["why"]), str(error["next"]))
+    return answer
 
 
 def why(output: Sequence[str]) -> str:
@@ -165,53 +186,6 @@ def check(context: Context, name: str) -> dict[str, Any]:
             {"output": output[-20:]},
         )
     return {"output": [line for line in output if line.startswith(("?:", "WARNINGS"))][-20:]}
-
-
-def plan(context: Context, name: str) -> dict[str, Any]:
-    """Which migrations are pending for the release: {pending, plan}."""
-    status, output = run(context, name, "plan", (python(context, name), "-c", PLAN), 120)
-    marked = [line for line in output if line.startswith(MARK)]
-    if status or not marked:
-        raise check_failed(
-            "the migration plan cannot be made",
-            why(output),
-            "is the database reachable from this host?",
-            {"output": output[-20:]},
-        )
-    result: dict[str, Any] = json.loads(marked[-1].removeprefix(MARK))
-    if conflicts := result.pop("conflicts"):
-        app, names = next(iter(conflicts.items()))
-        raise check_failed(
-            "migrations conflict",
-            f"{app} has several leaves: {', '.join(names)}",
-            "run makemigrations --merge and deploy a new commit",
-        )
-    return result
-
-
-def migrate(context: Context, name: str, timeout: float) -> dict[str, Any]:
-    """Run the release's pending migrations, with a lock timeout so that traffic never queues behind them."""
-    started = time.monotonic()
-    attached = not context.dry_run and attach(context, name, timeout)
-    before = plan(context, name)["pending"]
-    if context.dry_run or not before:
-        seconds = round(time.monotonic() - started, 2)
-        return {"applied": [], "pending": before, "attached": attached, "seconds": seconds, "output": []}
-    # settings that set OPTIONS["options"] themselves win over this: libpq prefers a parameter to the environment
-    extra = {"PGOPTIONS": f"-c lock_timeout={LOCK_TIMEOUT} -c idle_in_transaction_session_timeout=600s"}
-    words = (python(context, name), "-m", "django", "migrate", "--no-input", "--no-color")
-    status, output = run(context, name, "migrate", words, timeout, extra)
-    after = plan(context, name)["pending"]
-    applied = [item for item in before if item not in after]
-    context.state.append_history("migrate", release=name, applied=applied, status=status, deploy_id=context.deploy_id)
-    if status or after:
-        todo = "the old release serves; correct the migration and deploy a new commit"
-        if "lock timeout" in " ".join(output):
-            todo = "a long transaction held the table; the old release serves; try again when it has ended"
-        what = f"{(after or ['a migration'])[0]} failed" if status else f"{after[0]} is still pending"
-        raise check_failed(what, why(output), todo, {"output": output[-30:], "applied": applied})
-    seconds = round(time.monotonic() - started, 2)
-    return {"applied": applied, "pending": [], "attached": attached, "seconds": seconds, "output": output[-30:]}
 
 
 def manage(context: Context, name: str, command: str, timeout: float) -> dict[str, Any]:

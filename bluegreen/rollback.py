@@ -79,10 +79,13 @@ def front_target(context: Context, name: str) -> smoke.Target:
 
 def rollback(context: Context, wanted: str | None, ttl: float) -> dict[str, Any]:
     """A rollback of this host alone, for a person on it; the others go on as they are."""
+    from bluegreen import migrations  # slow to import
+
     goal = rollback_target(context, wanted)
     if context.dry_run:
         return goal
     name = str(goal["release"])
+    migrations.check_fits(context, name)
     if not goal["warm"]:
         start.start(context, name, timeout=60, warm=True, alive=1)
     moved = switch.route_to(context, name, 100, ttl, "rollback", fresh=True)

@@ -13,9 +13,9 @@ from bluegreen.errors import BluegreenError, Code
 
 
 def run(
-    command: Sequence[str], timeout: float = 60, check: bool = True, stdin: str | None = None
+    command: Sequence[str], timeout: float = 60, check: bool = True, stdin: str | None = None, aloud: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program of the system and keep what it prints.
+    """Run a program of the system and keep what it prints; `aloud`: its stderr goes to ours while it works.
 
     Raises BluegreenError when it fails (unless `check` is off), is missing, or takes longer than `timeout` seconds.
     """
@@ -25,7 +25,8 @@ def run(
             check=False,
             encoding="utf-8",
             errors="replace",  # what a release prints may be anything
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=None if aloud else subprocess.PIPE,
             timeout=timeout,
             input=stdin,
             stdin=None if stdin is not None else subprocess.DEVNULL,

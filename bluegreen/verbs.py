@@ -303,9 +303,21 @@ def mark(context: Context, params: Params) -> Answer:
 
 
 def migrate(context: Context, params: Params) -> Answer:
-    """Run or show the pending migrations of a release."""
+    """Judge or run the pending migrations of a release."""
+    from bluegreen import migrations  # slow to import
+
     name = _named_or_live(context, params)
-    return jobs.plan(context, name) if params["plan"] else jobs.migrate(context, name, params["timeout"])
+    allowed, options = migrations.options_of(params)
+    if params["plan"]:
+        return migrations.plan(context, name, allowed, options)
+    return migrations.migrate(context, name, params["timeout"], allowed, options)
+
+
+def fits(context: Context) -> Answer:
+    """Which kept releases fit the schema as it is."""
+    from bluegreen import migrations
+
+    return migrations.fits(context)
 
 
 def manage(context: Context, params: Params) -> Answer:
@@ -384,7 +396,12 @@ VERBS: dict[str, Verb] = {
         "alive": Param(float, 0.0)}, long=True),
     "prune": Verb(lambda c, p: prune.prune(c, p["keep"] or c.config.releases_keep), "remove old releases", {"keep": Param(int, 0)}, long=True),
     "migrate": Verb(migrate, "run the pending migrations of a release", {
-        "release": Param(str, None), "plan": Param(bool, False, "only show them"), "timeout": Param(float, 3600.0)}, long=True),
+        "release": Param(str, None), "plan": Param(bool, False, "judge them, run nothing"), "timeout": Param(float, 3600.0),
+        "approve": Param(list, [], data=True), "by": Param(str, "", "who approves"), "reason": Param(str, "", "why"),
+        "databases": Param(dict, {}, "alias → {host, port}, or {}", data=True),
+        "lock_timeout": Param(float, 2.0, "seconds"), "statement_timeout": Param(float, 900.0, "seconds"),
+        "patience": Param(float, 120.0, "seconds to wait for long transactions")}, long=True),
+    "fits": Verb(lambda c, p: fits(c), "which kept releases fit the schema", changes=False),
     "manage": Verb(manage, "one management command in a release", {
         "command": Param(str, required=True), "release": Param(str, None), "timeout": Param(float, 3600.0)}, changes=False, long=True),
     "reconcile": Verb(lambda c, p: reconcile.reconcile(c, p["wait"]), "make the host what its state says", {

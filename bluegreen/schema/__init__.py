@@ -11,7 +11,7 @@ Unprivileged. Run by a release's own virtualenv, as the application's user, neve
 | judge | bundle, live, methods, … | the verdicts; runs the release's migrations: behind the wall (wall.UNIT) |
 | prepare | server | {databases}: this release's own databases on a throwaway server, all migrations applied |
 | plan | all but bundle | read, then judge, each in a process of its own |
-| pending | aliases, ledger, live | {pending, plan, problems, unjudged, empty, footprint}: one start of Django, no shadow |
+| pending | aliases, ledger, live | {pending, plan, problems, unjudged, empty, footprint}: one start of Django |
 | run | app, steps | {applied, failed, known, output}: runs them for good, one at a time (runner.py) |
 | fit | kept | {fits: {release: [why not]}}: stored footprints against the schema; no start of Django |
 

@@ -401,7 +401,7 @@ class Session:
     def timeouts(self, relaxed: bool) -> None:
         """Set them for the next migration: one before may have set others. Raises BluegreenError if they do not hold.
 
-        relaxed: the statements block nobody while they wait or work. Then a lock may take as long as any statement else,
+        relaxed: the statements block nobody while they wait or work. Then a lock may take as long as a statement may,
         and there is no limit on the work itself.
         """
         lock = self.statement_timeout if relaxed else self.lock_timeout
@@ -418,7 +418,9 @@ class Session:
             cursor.execute("SET application_name = 'bluegreen migrate'")
         pid, holds = self.ask("SELECT pg_backend_pid(), current_setting('lock_timeout')::interval")[0]
         if pid != self.pid or abs(holds.total_seconds() - lock) > 0.001:
-            raise check_failed("the database does not keep the timeouts", "another session answers", "is there a pooler?")
+            raise check_failed(
+                "the database does not keep the timeouts", "another session answers", "is there a pooler?"
+            )
 
     def invalid_indexes(self) -> list[list[str]]:
         return [list(row) for row in self.ask(catalog.INVALID)]
@@ -521,7 +523,9 @@ def _run_on(
         session.timeouts(False)
         if problem := _after(session, connection, state, plan):
             return problem
-        answer["known"][alias] = [list(one.key) for one in stored.against(models.of_release(connection), _catalog(connection))]
+        answer["known"][alias] = [
+            list(one.key) for one in stored.against(models.of_release(connection), _catalog(connection))
+        ]
     finally:
         connection.close()
     return None

@@ -1,4 +1,4 @@
-"""The verbs; those that run migrations for good are in runner.py. Each runs in a release's virtualenv, as the application's user."""
+"""The verbs that judge (runner.py has the others). Each runs in a release's virtualenv, as the application's user."""
 
 from __future__ import annotations
 

@@ -57,6 +57,11 @@ TYPED = (
     "wait",
     "without",
     "lease",
+    "migrations_approve",
+    "migrations_approved_by",
+    "migrations_approve_reason",
+    "migrations_late",
+    "migrations_maintenance_window",
 )
 MAX_WAIT = 86400  # seconds
 
@@ -134,6 +139,7 @@ class ActionModule(ActionBase):
             "min_free_mb": int(settings.get("rollout_min_free_mb") or 0),
             "proven": asked.signs_in(settings.get("app_smoke")),
             "artifact": artifact,
+            "migrations": migrating(given, settings),
         }
 
     def _rollback(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
@@ -196,6 +202,24 @@ def watching(given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     if not steps:
         return {"canary": [], "canary_watch": 0.0, "watch": seconds}
     return {"canary": steps, "canary_watch": asked.check_canary_watch(seconds, fleets.ROUND), "watch": usual}
+
+
+def migrating(given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """What the verb migrate is given: approvals, and the settings migrations_*. Raises Refused."""
+    for name in ("migrations_late", "migrations_maintenance_window"):
+        if given[name]:
+            why = "this version runs no migration that is refused"
+            raise Refused(f"{name} is not available yet", why, "correct the migration: docs/migrations.md shows how")
+    said = asked.check_approvals(
+        given["migrations_approve"], given["migrations_approved_by"], given["migrations_approve_reason"]
+    )
+    return {
+        **said,
+        "databases": settings.get("migrations_databases") or {"default": {}},
+        "lock_timeout": float(settings.get("migrations_lock_timeout") or 2),
+        "statement_timeout": float(settings.get("migrations_statement_timeout") or 900),
+        "patience": float(settings.get("migrations_patience") or 120),
+    }
 
 
 def judging(given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

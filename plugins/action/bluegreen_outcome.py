@@ -41,10 +41,10 @@ class ActionModule(ActionBase):
             return result | manage(hostvars, inputs)
         fleet = read_fleet(hostvars, inputs.get("hosts") or [])
         found = text.outcome(fleet)
-        lines = []
+        lines = text.migration_lines(fleet) if not found["ok"] else []
         if fleet.check:
             plan = text.plan(fleet)
-            lines = text.plan_lines(plan) if found["ok"] else []
+            lines += text.plan_lines(plan) if found["ok"] else []
             found["plan"] = plan
             if inputs.get("plan_out"):
                 lines += write(inputs["plan_out"], text.as_json(plan))

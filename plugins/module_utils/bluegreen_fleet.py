@@ -318,10 +318,20 @@ def judge_machine(fleet: Fleet, host: str, machine: Mapping[str, Any], status: M
 def judge_target(fleet: Fleet) -> list[Problem]:
     """Whether there is a release to roll back to."""
     try:
-        fleet.target  # noqa: B018  asked for its refusal
+        target = fleet.target
     except Refused as refusal:
         return [Problem("preflight", "", refusal.what, refusal.why, refusal.todo)]
-    return []
+    return judge_fit(fleet, str(target["release"]), str(target["sha"]))
+
+
+def judge_fit(fleet: Fleet, wanted: str, commit: str) -> list[Problem]:
+    """Whether the schema has left a rollback's target behind; where that is not known the way back stays open."""
+    misfits = (fleet.step("preflight", fleet.migration_host, "fits").get("fits") or {}).get(wanted)
+    if not misfits:
+        return []
+    why = f"{misfits[0]}{f' (and {len(misfits) - 1} more)' if len(misfits) > 1 else ''}"
+    todo = "deploy a corrected commit: ansible-playbook deploy.yml -e sha=…; docs/migrations.md has the other ways"
+    return [Problem("preflight", fleet.migration_host, f"{commit[:12]} does not fit the schema any more", why, todo)]
 
 
 def records_of(fleet: Fleet, sha: str) -> list[tuple[str, Mapping[str, Any]]]:
@@ -490,6 +500,17 @@ def nothing_to_do(fleet: Fleet) -> bool:
     return all((fleet.status(host).get("live") or {}).get("release") == wanted for host in fleet.hosts)
 
 
+def verdicts(fleet: Fleet) -> list[Mapping[str, Any]] | None:
+    """The pending migrations with their verdicts, one object each; None before they were looked at."""
+    if not fleet.of("plan_migrations", fleet.migration_host):
+        return None
+    found = fleet.step("plan_migrations", fleet.migration_host, "migrate")
+    if found.get("migrations"):
+        return list(found["migrations"])
+    names = [str(name).partition(".") for name in found.get("pending") or []]
+    return [{"app": app, "name": name, "verdict": "unjudged"} for app, _, name in names]
+
+
 def pending_migrations(fleet: Fleet) -> list[str]:
     """The migrations that the plan found."""
     return list(fleet.step("plan_migrations", fleet.migration_host, "migrate").get("pending") or [])
@@ -588,8 +609,8 @@ def holds(fleet: Fleet, condition: str, host: str) -> bool:
         return host != fleet.migration_host
     if condition == "for_real":
         return not fleet.check
-    if condition == "deploy":
-        return not fleet.rollback
+    if condition in ("deploy", "rollback"):
+        return fleet.rollback == (condition == "rollback")
     if condition == "serving":
         return confirmed_on(fleet, host) or nothing_to_do(fleet)
     if condition == "failed":
@@ -1028,8 +1049,10 @@ def filled(call: Mapping[str, Any], fleet: Fleet, given: Mapping[str, Any]) -> d
         case "processes":
             # a deploy waits until the old background processes have finished; a rollback lets them finish alone
             return {"wait": call.get("wait", not fleet.rollback)}
-        case "manage":
-            return {"command": fleet.inputs["command"]}
+        case "migrate" | "manage" as verb:
+            return (
+                {"command": fleet.inputs["command"]} if verb == "manage" else dict(fleet.inputs.get("migrations") or {})
+            )
     return {}
 
 

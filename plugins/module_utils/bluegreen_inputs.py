@@ -129,6 +129,32 @@ def check_without(value: object, hosts: Sequence[str], migration_host: object) -
     return sorted({str(name) for name in names})
 
 
+APPROVAL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z0-9_]+@sha256:[0-9a-f]{64}")
+
+
+def check_approvals(value: object, by: object, reason: object) -> dict[str, Any]:
+    """The migrations approved by name: {approve, by, reason}. A list, or one text with commas. Raises Refused."""
+    if value in (None, "", []):
+        return {"approve": [], "by": "", "reason": ""}
+    parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip(" []"))
+    for part in parts:
+        if not isinstance(part, str) or not APPROVAL.fullmatch(part):
+            raise Refused(
+                f"migrations_approve: {show(part)} is not an approval",
+                "it is app.name@sha256: and 64 hex digits, as the deploy that was refused printed it",
+                "copy it whole",
+            )
+    said = {"migrations_approved_by": by, "migrations_approve_reason": reason}
+    for name, text in said.items():
+        if not isinstance(text, str) or not text.strip() or not text.isprintable() or len(text) > 500:
+            raise Refused(
+                f"{name} is missing" if text in (None, "") else f"{name} {show(text)} is not a line of text",
+                "an approval says who gives it, and why; both go into the ledger",
+                f"-e {name}='…'",
+            )
+    return {"approve": [str(part) for part in parts], "by": str(by).strip(), "reason": str(reason).strip()}
+
+
 def check_lease(value: object) -> str | None:
     """The lease to break (`-e lease=`); None to show it. Raises Refused."""
     if value is None or value == "":

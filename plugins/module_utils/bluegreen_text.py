@@ -114,11 +114,19 @@ def _stage(hosts: Merged) -> str:
 
 def _plan(hosts: Merged) -> str:
     pending = [name for answer in hosts.values() for name in (answer.get("migrate") or {}).get("pending") or []]
-    return f"{count(len(pending), 'migration')}: {listed(pending, 2)}" if pending else "no migrations"
+    found = next((answer["migrate"] for answer in hosts.values() if answer.get("migrate")), {})
+    words = str(found.get("judged") or ("all safe" if found.get("verdict") == "safe" else "")) if pending else ""
+    if found.get("migrations") and not words:
+        words = f"{sum(one['verdict'] != 'safe' for one in found['migrations'])} approved"
+    tail = f"; {words}" if words else ""
+    return f"{count(len(pending), 'migration')}: {listed(pending, 2)}{tail}" if pending else "no migrations"
 
 
 def _migrate(hosts: Merged) -> str:
-    applied = [name for answer in hosts.values() for name in (answer.get("migrate") or {}).get("applied") or []]
+    found = next((answer["migrate"] for answer in hosts.values() if answer.get("migrate")), {})
+    took = {f"{one['app']}.{one['name']}": one["seconds"] for one in found.get("migrations") or []}
+    names = found.get("applied") or []
+    applied = [f"{name} ({seconds(took[name])})" if name in took else str(name) for name in names]
     proven = any((answer.get("live") or {}).get("proven") for answer in hosts.values())
     asked = any(answer.get("live") for answer in hosts.values())
     tail = (
@@ -377,8 +385,11 @@ def plan(fleet: Fleet) -> dict[str, Any]:
     }
     if not fleet.rollback:
         result["artifact"] = (fleet.inputs.get("artifact") or {}).get("stem")
-        planned = fleet.of("plan_migrations", fleet.migration_host)
-        result["migrations"] = fleets.pending_migrations(fleet) if planned else None
+        result["migrations"] = fleets.verdicts(fleet)
+        planned = fleet.step("plan_migrations", fleet.migration_host, "migrate")
+        result |= {
+            f"migrations_{key}": planned[key] for key in ("method", "why_not_better", "judged") if key in planned
+        }
     for host in fleet.hosts:
         live = fleet.status(host).get("live") or {}
         result["hosts"][host] = {
@@ -389,6 +400,17 @@ def plan(fleet: Fleet) -> dict[str, Any]:
             "drift": list(fleet.status(host).get("drift") or []),
         }
     return result
+
+
+def verdict(one: Mapping[str, Any]) -> str:
+    """A pending migration and its verdict."""
+    return f"{one['app']}.{one['name']} ({str(one['verdict']).replace('_', ' ')})"
+
+
+def migration_lines(fleet: Fleet) -> list[str]:
+    """Everything that is not simply safe about the migrations of a run that they end."""
+    found = fleet.step("plan_migrations", fleet.migration_host, "migrate")
+    return [f"  {line}" for line in found.get("lines") or []]
 
 
 def plan_lines(found: Mapping[str, Any]) -> list[str]:
@@ -404,7 +426,9 @@ def plan_lines(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {host}: {str(item['live'] or 'nothing')[:12]} → {here}{place}{drift}")
     if found["verb"] == "deploy":
         pending = found["migrations"]
-        words = "known once the release is on the host" if pending is None else (", ".join(pending) or "none")
+        words = (
+            "known once the release is on the host" if pending is None else (", ".join(map(verdict, pending)) or "none")
+        )
         lines.append(f"  migrations on {found['migration_host']}: {words}")
     if found["canary"]:
         shares = " %, ".join(map(str, found["canary"]))

@@ -78,6 +78,7 @@ class System:
         self.units: dict[str, Unit] = {}
         self.timers: dict[str, tuple[float, list[str]]] = {}
         self.calls: list[tuple[str, ...]] = []
+        self.stdin = ""  # what the last program was given
         self.clock = 1000.0
         self.boot = 1
         self.mounted: set[Path] = set()
@@ -100,9 +101,10 @@ class System:
         return unit.release if unit.active == "active" else None
 
     def run(
-        self, command: Any, timeout: float = 60, check: bool = True, stdin: str | None = None
+        self, command: Any, timeout: float = 60, check: bool = True, stdin: str | None = None, aloud: bool = False
     ) -> subprocess.CompletedProcess[str]:
         words = list(command)
+        self.stdin = stdin or ""
         self.calls.append(tuple(words))
         self.stdin = stdin or ""
         status, out, err = getattr(self, "do_" + words[0].replace("-", "_"))(words[1:])

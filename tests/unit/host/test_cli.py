@@ -306,6 +306,11 @@ def test_a_wrong_batch_is_told_in_one_line(host: Any, capsys: Any, monkeypatch: 
 
 # dry runs
 
+PENDING = json.dumps(
+    {"pending": [{"database": "default", "app": "a", "name": "1"}], "plan": [], "problems": [], "unjudged": [],
+     "empty": True, "footprint": None}
+)  # fmt: skip
+
 
 def changing() -> dict[str, dict[str, Any]]:
     """Every changing verb with parameters for which it would act."""
@@ -346,7 +351,7 @@ def test_a_dry_run_changes_no_file(host: Any, tools: Any, verb: str, pending: bo
     if pending:
         host.do("start", release=new, alive=0)
         host.do("route", release=new)
-    host.system.jobs.append(lambda words: (0, 'bluegreen-result:{"pending": ["a.1"], "plan": [], "conflicts": {}}', ""))
+    host.system.jobs.append(lambda words: (0, PENDING, ""))
     params = {name: new if value == "new" else value for name, value in changing()[verb].items()}
     if verb == "stage":
         params = {"manifest": host.artifact(9), "image": "x"}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
-from bluegreen import jobs, processes, release, units
+from bluegreen import processes, release, units
 from bluegreen.errors import BluegreenError, Code
 
 PROCESSES = {
@@ -96,30 +95,6 @@ def test_a_colour_in_use_is_waited_for(host: Any) -> None:
         host.do("drain", colour="green")
 
 
-def test_migrations(host: Any) -> None:
-    name = host.release(1)
-    pending = ["shop.0002_price", "shop.0003_tax"]
-
-    def job(words: list[str]) -> tuple[int, str, str]:
-        if "-c" in words:
-            plan = {"pending": list(pending), "plan": ["..."], "conflicts": {}}
-            return 0, f"noise\nbluegreen-result:{json.dumps(plan)}\n", ""
-        assert words[-4:] == ["django", "migrate", "--no-input", "--no-color"]
-        pending.pop(0)
-        return (0, "OK\n", "") if not pending else (1, "Applying\n", "  File x\nProgrammingError: no such column\n")
-
-    host.system.jobs.append(job)
-    assert host.do("migrate", release=name, plan=True)["pending"] == pending
-    with pytest.raises(BluegreenError, match=r"shop.0003_tax failed: ProgrammingError: no such column") as caught:
-        host.do("migrate", release=name)
-    assert caught.value.details["applied"] == ["shop.0002_price"]
-    assert host.do("migrate", release=name)["applied"] == ["shop.0003_tax"]
-    assert host.do("migrate", release=name)["applied"] == []
-    call = next(call for call in host.system.calls if "--unit=bluegreen-migrate-orders" in call)
-    assert any(word.startswith("--setenv=PGOPTIONS=-c lock_timeout=") for word in call)
-    assert not [word for word in call if "SECRET" in word]
-
-
 def test_manage(host: Any) -> None:
     host.deploy(1, 1)
     host.system.jobs.append(lambda words: (3, "out\n", "err\n") if "boom" in words else (0, " ".join(words[3:]), ""))
@@ -159,46 +134,6 @@ def test_reconcile_corrects_what_somebody_edited(host: Any) -> None:
     host.do("reconcile")
     assert host.routed() == {b: 100}
     assert host.do("status")["drift"] == []
-
-
-@pytest.mark.parametrize("ends", [True, False])
-def test_a_migration_that_an_earlier_run_left_at_work(host: Any, monkeypatch: pytest.MonkeyPatch, ends: bool) -> None:
-    """It is waited for, not started again."""
-    name = host.release(1)
-    pending = ["shop.0002_price"]
-    unit = host.system.unit("bluegreen-migrate-orders.service")
-    unit.active, unit.description = "active", f"bluegreen: job of release {name}"
-    looks = []
-
-    def job(words: list[str]) -> tuple[int, str, str]:
-        assert "migrate" not in words, "not started again"
-        return 0, f"bluegreen-result:{json.dumps({'pending': pending, 'plan': [], 'conflicts': {}})}\n", ""
-
-    def rest(seconds: float) -> None:
-        looks.append(seconds)
-        if ends and len(looks) == 3:
-            pending.clear()
-            unit.active = "inactive"
-
-    host.system.jobs.append(job)
-    monkeypatch.setattr(jobs.time, "sleep", rest)
-    if not ends:
-        with pytest.raises(BluegreenError, match=r"bluegreen-migrate-orders.service did not end within 0 s"):
-            host.do("migrate", release=name, timeout=0.0)
-        return
-    answer = host.do("migrate", release=name)
-    assert (answer["attached"], answer["applied"], answer["pending"]) == (True, [], [])
-    assert host.do("migrate", release=name)["attached"] is False
-
-
-def test_a_migration_of_another_release_is_not_disturbed(host: Any) -> None:
-    a, b = host.release(1), host.release(2)
-    unit = host.system.unit("bluegreen-migrate-orders.service")
-    unit.active, unit.description = "activating", f"bluegreen: job of release {a}"
-    with pytest.raises(BluegreenError, match=f"at work for another release: .* {a} .*wait for it") as caught:
-        host.do("migrate", release=b)
-    assert caught.value.code is Code.BUSY
-    assert "\n" not in str(caught.value)
 
 
 def test_a_job_says_of_which_release_it_is(host: Any) -> None:
