@@ -1,0 +1,155 @@
+"""A host's program with a real release, a real PostgreSQL and a real shadow: only systemd is played."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bluegreen import ledger
+from bluegreen.errors import BluegreenError
+from bluegreen.schema import shadow
+from tests.schema import project
+from tests.schema.conftest import REPO
+from tests.schema.test_runner import ORDER, SETTINGS
+from tests.unit.host.conftest import Host, make_directory, simulate
+
+NOTE = "    note = models.TextField({})\n"
+
+
+class Releases:
+    """Each release of the host is a tree of files; its jobs are run here, in that tree."""
+
+    def __init__(self, host: Host, server: shadow.Server, python: str, place: Path):
+        self.host, self.server, self.python, self.place = host, server, python, place
+        self.files = {
+            "conf.py": SETTINGS.replace(
+                '"NAME": "a"',
+                f'"NAME": "live", "HOST": {server.host!r}, "PORT": {str(server.port)!r}, "USER": {server.user!r}',
+            ),
+            "shop/models.py": ORDER,
+            "shop/migrations/0001_initial.py": project.migration(project.CREATE_ORDER, "initial = True"),
+        }
+        self.trees: dict[str, Path] = {}
+        self.jobs: list[str] = []
+        host.system.jobs.append(self.job)
+
+    def make(self, number: int, **files: str) -> str:
+        """A release with these files beside those of the one before."""
+        self.files |= {name.replace("__", "/", 2) + ".py": text for name, text in files.items()}
+        name = self.host.release(number)
+        self.trees[name] = project.write(self.place / str(number), self.files)
+        return name
+
+    def job(self, words: list[str]) -> tuple[int, str, str] | None:
+        if "-c" not in words:
+            return None
+        called = self.host.system.calls[-1]
+        described = next(word for word in called if word.startswith("--description="))
+        place = self.trees[described.rsplit(" ", 1)[-1]]
+        self.jobs.append(words[-1])
+        # no systemd here: what the wall of the unit keeps out is the second wall's, in the process
+        done = subprocess.run(
+            [self.python, "-c", words[-2].replace("/usr/local/bin/bluegreen", str(REPO)), words[-1]],
+            cwd=place, env={**os.environ, "DJANGO_SETTINGS_MODULE": "conf"}, input=self.host.system.stdin,
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    def deploy(self, number: int, name: str, **allowed: Any) -> dict[str, Any]:
+        """Plan, migrate, switch, confirm."""
+        run = f"deploy-{number}"
+        plan: dict[str, Any] = self.host.do("migrate", run, number, release=name, plan=True, **allowed)
+        done: dict[str, Any] = self.host.do("migrate", run, number, release=name)
+        self.host.do("start", run, number, release=name, alive=0)
+        self.host.do("route", run, number, release=name)
+        self.host.do("confirm", run, number, release=name)
+        return {"plan": plan, **done}
+
+    def sql(self, text: str) -> str:
+        return shadow.psql(self.server, "live", text).strip()
+
+
+@pytest.fixture
+def releases(django: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Releases]:
+    made = Host(make_directory())
+    simulate(monkeypatch, made)
+    made.serve()
+    made.do("reconcile")
+    with shadow.cluster(shadow.find_binaries()) as server:
+        shadow.psql(server, "postgres", "CREATE DATABASE live TEMPLATE template0")
+        yield Releases(made, server, django, tmp_path)
+    made.close()
+
+
+def test_four_releases_and_the_way_back(releases: Releases) -> None:
+    host = releases.host
+    # the first one: nothing is live, the database is empty
+    first = releases.make(1)
+    told = releases.deploy(1, first)
+    assert "empty" in told["plan"]["judged"]
+    assert "shop.0001_initial" in told["applied"]
+    releases.sql("INSERT INTO shop_order (number) VALUES ('1')")
+    assert releases.jobs == ["pending", "pending", "run"]
+
+    # additive: safe, by a shadow
+    releases.jobs.clear()
+    add = project.migration(
+        'migrations.AddField("Order", "note", models.TextField(null=True)),',
+        'dependencies = [("shop", "0001_initial")]',
+    )
+    second = releases.make(2, shop__models=ORDER + NOTE.format("null=True"), shop__migrations__0002_note=add)
+    told = releases.deploy(2, second)
+    assert (told["plan"]["verdict"], told["plan"]["method"]) == ("safe", "shadow")
+    assert told["applied"] == ["shop.0002_note"]
+    assert releases.jobs == ["pending", "read", "judge", "pending", "run"], "the live release is not started for it"
+
+    # the older one still fits, so it may come back; and again forward with nothing pending: one call
+    assert host.do("fits")["fits"] == {first: [], second: []}
+    host.do("rollback")
+    assert host.live() == first
+    releases.jobs.clear()
+    releases.deploy(3, second)
+    assert releases.jobs == ["pending", "pending"]
+
+    # NOT NULL while live code may write NULL: refused before anything changes, with what to write instead
+    tight = project.migration(
+        'migrations.AlterField("Order", "note", models.TextField()),', 'dependencies = [("shop", "0002_note")]'
+    )
+    third = releases.make(4, shop__models=ORDER + NOTE.format(""), shop__migrations__0003_tight=tight)
+    with pytest.raises(BluegreenError, match=r"shop\.0003_tight is refused: public\.shop_order\.note: ") as caught:
+        releases.deploy(4, third)
+    assert caught.value.why.startswith("instead, in 2 releases: ")
+    assert releases.sql("SELECT count(*) FROM django_migrations WHERE name = '0003_tight'") == "0"
+    assert host.live() == second
+
+    # rows are changed: only with an approval by name
+    fill = project.migration(
+        'migrations.RunSQL("UPDATE shop_order SET note = number", migrations.RunSQL.noop),',
+        'dependencies = [("shop", "0002_note")]',
+    )
+    del releases.files["shop/migrations/0003_tight.py"]
+    fourth = releases.make(5, shop__models=ORDER + NOTE.format("null=True"), shop__migrations__0003_fill=fill)
+    with pytest.raises(BluegreenError, match=r"shop\.0003_fill needs approval") as caught:
+        releases.deploy(5, fourth)
+    approve = json.loads(caught.value.todo.partition(" -e ")[2].strip("'"))["migrations_approve"]
+    told = releases.deploy(6, fourth, approve=approve, by="ann", reason="one row")
+    assert told["applied"] == ["shop.0003_fill"]
+    assert releases.sql("SELECT note FROM shop_order") == "1"
+    rows = ledger.read(host.context())
+    assert [(row["name"], row["verdict"], row["outcome"]) for row in rows if row["app"] == "shop"] == [
+        ("0001_initial", "safe", "applied"),
+        ("0002_note", "safe", "applied"),
+        ("0003_fill", "needs_approval", "applied"),
+    ]
+
+    # by hand, behind our back: what no longer fits does not come back
+    releases.sql("ALTER TABLE shop_order DROP COLUMN number")
+    with pytest.raises(BluegreenError, match=r"does not fit the schema any more: default: public\.shop_order\.number"):
+        host.do("rollback")
+    assert host.live() == fourth
