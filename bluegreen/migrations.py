@@ -30,6 +30,8 @@ class Options:
     lock_timeout: float = 2.0
     statement_timeout: float = 900.0
     patience: float = 120.0
+    snapshots: int = 5  # kept
+    recipient: str = ""  # of age: snapshots are encrypted for it
 
     @property
     def places(self) -> dict[str, Any]:
@@ -202,6 +204,7 @@ def by_runner(
 ) -> dict[str, Any]:
     """PostgreSQL: in the release, by schema/runner.py."""
     steps = planned["steps"]
+    shot = before_approved(context, name, steps, options)
     order = {
         "app": context.app,
         **options.places,
@@ -219,7 +222,7 @@ def by_runner(
         rows.append(row(planned, failed, ledger.APPLIED, begun, len(rows)))
     elif failed and failed["name"]:
         rows.append(row(planned, failed, ledger.FAILED, begun, len(rows)) | {"why": failed["why"]})
-    silent = ledger.write(context, rows)
+    silent = ledger.write(context, [{**one, "snapshot": shot} for one in rows])
     status = 1 if failed else 0
     context.state.append_history(
         "migrate",
@@ -228,6 +231,7 @@ def by_runner(
         status=status,
         deploy_id=context.deploy_id,
         approved=planned["approved"],
+        snapshot=shot,
         verdicts={label(one): one["verdict"] for one in steps},
         **({"failed": label(failed), "why": failed["why"]} if failed else {}),
     )
@@ -241,10 +245,24 @@ def by_runner(
         "pending": [],
         "migrations": done["applied"],
         "approved": planned["approved"],
+        "snapshot": shot,
         "ledger": f"the register has no copy yet: {silent}" if silent else "",
         "seconds": round(time.monotonic() - started, 2),
         "output": done["output"],
     }
+
+
+def before_approved(context: Context, name: str, steps: list[dict[str, Any]], options: Options) -> str:
+    """A verified snapshot of the databases in which something approved runs: its id, or nothing where nothing is."""
+    approved = [one for one in steps if one["approval"]]
+    if not approved:
+        return ""
+    from bluegreen import snapshot
+
+    aliases = unique([str(one["database"]) for one in approved])
+    told = snapshot.take(context, name, aliases, options.places, [label(one) for one in approved], options.recipient)
+    snapshot.prune(context, options.snapshots)
+    return str(told["id"])
 
 
 def row(planned: Mapping[str, Any], one: Mapping[str, Any], outcome: str, at: str, number: int) -> dict[str, Any]:
@@ -347,4 +365,4 @@ def options_of(params: Mapping[str, Any]) -> tuple[gate.Allowed, Options]:
     times = {key: float(params[key]) for key in ("lock_timeout", "statement_timeout", "patience")}
     if wrong := [key for key, value in times.items() if value <= 0]:
         raise bad_input(f"{wrong[0]} must be more than 0 seconds", "without a limit all traffic may queue behind it")
-    return allowed, Options(databases, **times)
+    return allowed, Options(databases, **times, snapshots=params["snapshots"], recipient=params["recipient"])

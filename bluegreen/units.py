@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Sequence
+from typing import IO, TypeVar
 
 from bluegreen.errors import BluegreenError, Code
 
@@ -44,6 +45,38 @@ def run(
             last_line(done.stderr or done.stdout),
         )
     return done
+
+
+T = TypeVar("T")
+
+
+def stream(command: Sequence[str], stdin: str, keep: Callable[[IO[bytes]], T], timeout: float) -> tuple[int, T, str]:
+    """Run a program and give what it writes to `keep` while it writes. Returns its status, what keep made, its errors.
+
+    The program is ended when `keep` raises, and after `timeout` seconds.
+    """
+    import tempfile
+    import threading
+
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        timer = threading.Timer(timeout, child.kill)
+        timer.start()
+        try:
+            child.stdin.write(stdin.encode())
+            child.stdin.close()
+            made = keep(child.stdout)
+            child.wait()
+        finally:
+            timer.cancel()
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+            child.stdout.close()
+        errors.seek(0)
+        return child.returncode, made, errors.read().decode("utf-8", "replace")
 
 
 def head(command: Sequence[str], most: int, timeout: float) -> tuple[int, list[str]]:

@@ -313,6 +313,13 @@ def migrate(context: Context, params: Params) -> Answer:
     return migrations.migrate(context, name, params["timeout"], allowed, options)
 
 
+def snapshots(context: Context) -> Answer:
+    """The snapshots of this host, newest first."""
+    from bluegreen import snapshot
+
+    return {"snapshots": snapshot.kept(context)}
+
+
 def fits(context: Context) -> Answer:
     """Which kept releases fit the schema as it is."""
     from bluegreen import migrations
@@ -400,7 +407,9 @@ VERBS: dict[str, Verb] = {
         "approve": Param(list, [], data=True), "by": Param(str, "", "who approves"), "reason": Param(str, "", "why"),
         "databases": Param(dict, {}, "alias → {host, port}, or {}", data=True),
         "lock_timeout": Param(float, 2.0, "seconds"), "statement_timeout": Param(float, 900.0, "seconds"),
-        "patience": Param(float, 120.0, "seconds to wait for long transactions")}, long=True),
+        "patience": Param(float, 120.0, "seconds to wait for long transactions"),
+        "snapshots": Param(int, 5, "kept"), "recipient": Param(str, "", "of age, for whom snapshots are encrypted")}, long=True),
+    "snapshots": Verb(lambda c, p: snapshots(c), "the snapshots that were taken before approved migrations", changes=False),
     "fits": Verb(lambda c, p: fits(c), "which kept releases fit the schema", changes=False),
     "manage": Verb(manage, "one management command in a release", {
         "command": Param(str, required=True), "release": Param(str, None), "timeout": Param(float, 3600.0)}, changes=False, long=True),

@@ -13,6 +13,7 @@ Unprivileged. Run by a release's own virtualenv, as the application's user, neve
 | plan | all but bundle | read, then judge, each in a process of its own |
 | pending | aliases, ledger, live | {pending, plan, problems, unjudged, empty, footprint}: one start of Django |
 | run | app, steps | {applied, failed, known, output}: runs them for good, one at a time (runner.py) |
+| dump | alias | a line of JSON, then the bytes of pg_dump (dumping.py) |
 | fit | kept | {fits: {release: [why not]}}: stored footprints against the schema; no start of Django |
 
 What may stand in the order, all optional but `bundle` for judge:

@@ -247,10 +247,10 @@ def summary(result: Mapping[str, Any]) -> list[str]:
         for one in item["reasons"]:
             lines += _lines(one, "  ")
         if item["verdict"] == "needs_approval":
-            lines.append(f"  approve it with: {item['approval']}")
+            lines.append("  a deploy asks for its approval by name")
         if item["verdict"] == "refused" and item["late_possible"]:
             before = f", after {' '.join(item['bridge'])}" if item["bridge"] else ""
-            lines.append(f"  or: the code first and this migration after it is confirmed (migrations_late){before}")
+            lines.append(f"  or: the code first, and this migration with the commit after it{before}")
     how = "tried on a shadow" if result["method"] == "shadow" else "predicted without a shadow"
     lines.append(
         f"{result['verdict'].replace('_', ' ')}: {len(result['migrations'])} pending, {how} ({result['method_detail']})"

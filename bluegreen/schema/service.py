@@ -524,6 +524,10 @@ def main(arguments: Sequence[str]) -> int:
         "run": runner.run,
         "fit": runner.fit,
     }
+    if list(arguments) == ["dump"]:  # its answer is not JSON alone
+        from bluegreen.schema import dumping
+
+        return dumping.main(json.load(sys.stdin))
     if len(arguments) != 1 or arguments[0] not in verbs:
         print(f"usage: python -m bluegreen.schema {'|'.join(verbs)}   (JSON on stdin)", file=sys.stderr)
         return int(Code.BAD_INPUT)

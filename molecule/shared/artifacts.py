@@ -33,7 +33,7 @@ BUILDER = ("scripts/build-artifact", "scripts/support/artifact", "scripts/suppor
 
 FAILING_MIGRATION = '''"""Fails after a change: nothing of it may stay."""
 
-from django.db import migrations, models
+from django.db import migrations
 
 
 def fail(apps, schema_editor):
@@ -43,10 +43,46 @@ def fail(apps, schema_editor):
 class Migration(migrations.Migration):
     dependencies = [("orders", "0003_order_note")]
     operations = [
-        migrations.AddField("product", "half_done", models.IntegerField(null=True)),
+        migrations.RunSQL(
+            "ALTER TABLE orders_product ADD COLUMN half_done integer",
+            "ALTER TABLE orders_product DROP COLUMN half_done",
+        ),
         migrations.RunPython(fail, migrations.RunPython.noop),
     ]
 '''
+
+DROPPING_MIGRATION = '''"""Takes away what live code reads."""
+
+from django.db import migrations
+
+
+class Migration(migrations.Migration):
+    dependencies = [("orders", "0003_order_note")]
+    operations = [
+        migrations.RunSQL(
+            "ALTER TABLE orders_order DROP COLUMN note", "ALTER TABLE orders_order ADD COLUMN note varchar(200)"
+        ),
+    ]
+'''
+
+FILLING_MIGRATION = '''"""Changes rows."""
+
+from django.db import migrations
+
+
+class Migration(migrations.Migration):
+    dependencies = [("orders", "0003_order_note")]
+    operations = [
+        migrations.RunSQL("UPDATE orders_order SET note = note WHERE note IS NULL", migrations.RunSQL.noop),
+    ]
+'''
+
+# Commits after r2 that only add a migration: tag → name of the migration, its text, the commit's message.
+ADDED = {
+    "migration_fails": ("0004_fails", FAILING_MIGRATION, "Fail while migrating"),
+    "drops_note": ("0004_drop", DROPPING_MIGRATION, "Drop a column that is read"),
+    "fills_note": ("0004_fill", FILLING_MIGRATION, "Change rows"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +98,7 @@ class Release:
 
 RELEASES = {
     **{name: Release("orders", name, "fleet", "3.13") for name in ("r1", "r2", "r3", "r4", "r5", "r6")},
-    "migration_fails": Release("orders", "migration_fails", "fleet", "3.13"),
+    **{name: Release("orders", name, "fleet", "3.13") for name in ADDED},
     **{name: Release("notes", name, "vm", "3.11") for name in ("n1", "n2", "n3")},
     # The second application beside the first, on Debian 13 hosts.
     **{f"{name}_313": Release("notes", name, "vm", "3.13", OTHER_STORE) for name in ("n1", "n2")},
@@ -85,7 +121,7 @@ def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
 
 def digest(app: str) -> str:
     """Digest of everything an application's repository and artifacts are made from."""
-    found = hashlib.sha256(FAILING_MIGRATION.encode())
+    found = hashlib.sha256(repr(ADDED).encode())
     for name in (*BUILDER, f"examples/{app}"):
         top = REPO / name
         paths = [top] if top.is_file() else sorted(path for path in top.rglob("*") if path.is_file())
@@ -106,24 +142,24 @@ def make_repository(app: str) -> Path:
     KNOWN.write_text(json.dumps({name: item for name, item in known().items() if RELEASES[name].app != app}, indent=2))
     run(REPO / "scripts" / "example-repo", target, "--app", app)
     if app == "orders":
-        add_failing_migration(target)
+        for tag, added in ADDED.items():
+            add_migration(target, tag, *added)
     stamp.write_text(wanted)
     return target
 
 
-def add_failing_migration(repository: Path) -> None:
-    """A commit after r2 whose migration fails half way."""
+def add_migration(repository: Path, tag: str, name: str, text: str, message: str) -> None:
+    """A commit after r2 with one more migration."""
     moment: dict[str, str] = {}
     for who in ("AUTHOR", "COMMITTER"):
         moment |= {f"GIT_{who}_NAME": "Tests", f"GIT_{who}_EMAIL": "tests@example.org"}
         moment[f"GIT_{who}_DATE"] = "2026-03-02T09:00:00+00:00"
     git = ("git", "-C", str(repository))
     run(*git, "checkout", "--quiet", "--detach", "r2")
-    place = repository / "orders" / "migrations" / "0004_fails.py"
-    place.write_text(FAILING_MIGRATION)
+    (repository / "orders" / "migrations" / f"{name}.py").write_text(text)
     run(*git, "add", "--all", env=moment)
-    run(*git, "commit", "--quiet", "--message", "Fail while migrating", env=moment)
-    run(*git, "tag", "migration_fails")
+    run(*git, "commit", "--quiet", "--message", message, env=moment)
+    run(*git, "tag", tag)
     run(*git, "checkout", "--quiet", "main")
 
 

@@ -98,6 +98,18 @@ class Evidence:
 EVIDENCE = Evidence()
 
 
+def approvals(ran: Ran) -> dict[str, str]:
+    """What a refused deploy says that approves its migrations, as `-e` words."""
+    told = re.search(r"-e '(\{.*\})'", ran.lines[-1])
+    assert told, ran.tail()
+    approve = json.loads(told[1])["migrations_approve"]
+    return {
+        "migrations_approve": ",".join(approve),
+        "migrations_approved_by": "tests",
+        "migrations_approve_reason": "tried",
+    }
+
+
 def until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
     """Wait until a condition holds; what it gave. Fails with `what` and the last problem after `timeout` seconds."""
     deadline = time.monotonic() + timeout

@@ -219,6 +219,8 @@ def migrating(given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]
         "lock_timeout": float(settings.get("migrations_lock_timeout") or 2),
         "statement_timeout": float(settings.get("migrations_statement_timeout") or 900),
         "patience": float(settings.get("migrations_patience") or 120),
+        "snapshots": int(settings.get("migrations_snapshots_keep") or 5),
+        "recipient": str(settings.get("migrations_snapshot_recipient") or ""),
     }
 
 

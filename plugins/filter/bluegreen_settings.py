@@ -131,6 +131,8 @@ SETTINGS: dict[str, tuple[type, str, bool]] = {
     "migrations_lock_timeout": (float, ROLLOUT, False),
     "migrations_statement_timeout": (int, ROLLOUT, False),
     "migrations_patience": (int, ROLLOUT, False),
+    "migrations_snapshots_keep": (int, ROLLOUT, False),
+    "migrations_snapshot_recipient": (str, ROLLOUT, False),
     "migrations_shadow": (bool, ROLLOUT, False),
     "judge_groups": (list, ROLLOUT, False),
     "judge_max_error_share": (float, ROLLOUT, False),
@@ -184,6 +186,7 @@ LEAST = {
     "judge_min_requests": 1,
     "migrations_statement_timeout": 1,
     "migrations_patience": 1,
+    "migrations_snapshots_keep": 1,
     "artifact_timeout": 1,
     "artifact_max_mb": 1,
 }

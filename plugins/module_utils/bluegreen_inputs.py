@@ -136,7 +136,7 @@ def check_approvals(value: object, by: object, reason: object) -> dict[str, Any]
     """The migrations approved by name: {approve, by, reason}. A list, or one text with commas. Raises Refused."""
     if value in (None, "", []):
         return {"approve": [], "by": "", "reason": ""}
-    parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip(" []"))
+    parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip(" []\n"))
     for part in parts:
         if not isinstance(part, str) or not APPROVAL.fullmatch(part):
             raise Refused(

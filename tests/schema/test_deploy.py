@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bluegreen import ledger
+from bluegreen import ledger, snapshot, units
 from bluegreen.errors import BluegreenError
 from bluegreen.schema import shadow
 from tests.schema import project
@@ -36,6 +37,7 @@ class Releases:
             "shop/migrations/0001_initial.py": project.migration(project.CREATE_ORDER, "initial = True"),
         }
         self.trees: dict[str, Path] = {}
+        host.trees, host.python = self.trees, python  # type: ignore[attr-defined]
         self.jobs: list[str] = []
         host.system.jobs.append(self.job)
 
@@ -75,10 +77,23 @@ class Releases:
         return shadow.psql(self.server, "live", text).strip()
 
 
+def played_stream(host: Host, command: Any, stdin: str, keep: Any, timeout: float) -> tuple[int, Any, str]:
+    """A job whose stdout is not text."""
+    words = list(command[command.index("--") + 1 :])
+    words[2] = words[2].replace("/usr/local/bin/bluegreen", str(REPO))
+    place = next(iter(host.trees.values()))  # type: ignore[attr-defined]
+    done = subprocess.run(
+        [host.python, *words[1:]], cwd=place, env={**os.environ, "DJANGO_SETTINGS_MODULE": "conf"},  # type: ignore[attr-defined]
+        input=stdin.encode(), capture_output=True, check=False, timeout=timeout,
+    )  # fmt: skip
+    return done.returncode, keep(io.BytesIO(done.stdout)), done.stderr.decode()
+
+
 @pytest.fixture
 def releases(django: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Releases]:
     made = Host(make_directory())
     simulate(monkeypatch, made)
+    monkeypatch.setattr(units, "stream", lambda *words: played_stream(made, *words))
     made.serve()
     made.do("reconcile")
     with shadow.cluster(shadow.find_binaries()) as server:
@@ -141,6 +156,15 @@ def test_four_releases_and_the_way_back(releases: Releases) -> None:
     told = releases.deploy(6, fourth, approve=approve, by="ann", reason="one row")
     assert told["applied"] == ["shop.0003_fill"]
     assert releases.sql("SELECT note FROM shop_order") == "1"
+    shot = snapshot.kept(host.context())[0]
+    assert shot["databases"]["default"]["rows"]["public.shop_order"] == 1
+    dump = snapshot.directory(host.context()) / shot["databases"]["default"]["file"]
+    snapshot.verify(dump, shot["databases"]["default"])
+    with pytest.raises(BluegreenError, match=r"public\.shop_order: 1 of 2 rows"):
+        snapshot.verify(dump, {"rows": {"public.shop_order": 2}})
+    dump.write_bytes(dump.read_bytes()[:2000])
+    with pytest.raises(BluegreenError, match="the snapshot cannot be read"):
+        snapshot.verify(dump, shot["databases"]["default"])
     rows = ledger.read(host.context())
     assert [(row["name"], row["verdict"], row["outcome"]) for row in rows if row["app"] == "shop"] == [
         ("0001_initial", "safe", "applied"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from promises import Deployment, Ran, until
+from promises import Deployment, Ran, approvals, until
 
 OLD, GOOD = "r2", "r5"
 
@@ -66,7 +66,8 @@ def test_an_old_release_that_answers_in_place_of_the_new_one_is_found_out(fleet:
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(fleet: Deployment) -> None:
-    refused(fleet, "migration_fails", "on purpose")
+    asked = refused(fleet, "migration_fails", "needs approval")
+    refused(fleet, "migration_fails", "on purpose", **approvals(asked))
     columns = fleet.on("db1", "runuser -u postgres -- psql -XtA orders -c "
                        "\"select count(*) from information_schema.columns where column_name='half_done'\"")  # fmt: skip
     assert columns.strip() == "0"

@@ -846,6 +846,12 @@ def head(command: Any, most: int, timeout: float) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()[:most]
 
 
+def stream(command: Any, stdin: str, keep: Any, timeout: float) -> tuple[int, Any, str]:
+    """Stands in for `units.stream`."""
+    done = units.run(command, timeout, check=False, stdin=stdin)
+    return done.returncode, keep(io.BytesIO(done.stdout.encode("latin-1"))), done.stderr
+
+
 def written(work: Callable[..., Any]) -> list[bytes]:
     """What a child would write."""
     parts: list[bytes] = []
@@ -885,6 +891,7 @@ def simulate(patch: pytest.MonkeyPatch, host: Host) -> None:
     patch.setattr(contents, "claimed", lambda image: 1)
     patch.setattr(units, "head", head)
     patch.setattr(secrets, "arrives", lambda place, user, how: how in host.hands_on)
+    patch.setattr(units, "stream", stream)
     patch.setattr(inflight, "SAMPLE", 0.0)
     patch.setattr(smoke, "PAUSE", 0.005)
     patch.setattr(os, "sync", lambda: None)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from typing import Any
 
 import pytest
 
-from bluegreen import gate, jobs, ledger
+from bluegreen import gate, jobs, ledger, snapshot
 from bluegreen.errors import BluegreenError, Code
 
 PRINT = {"format": 1, "databases": {"default": {"tables": {}}}, "known": {"default": []}, "drift": []}
+DUMP = "the bytes of pg_dump\n"
 UNIT = "bluegreen-migrate-orders.service"
 
 
@@ -58,6 +61,8 @@ class Release:
             return None
         order = json.loads(self.host.system.stdin)
         self.asked.append((words[-1], order))
+        if words[-1] == "dump":
+            return 0, json.dumps({"rows": {"public.shop_order": 5}, "bytes": 8192, "at": "then"}) + "\n" + DUMP, ""
         try:
             return 0, json.dumps(getattr(self, "do_" + words[-1])(order)), "noise\n"
         except BluegreenError as problem:
@@ -103,7 +108,8 @@ class Release:
 
 
 @pytest.fixture
-def played(host: Any) -> Release:
+def played(host: Any, monkeypatch: pytest.MonkeyPatch) -> Release:
+    monkeypatch.setattr(snapshot, "verify", lambda path, told: None)  # tests/schema does it with a real dump
     return Release(host)
 
 
@@ -200,11 +206,75 @@ def test_an_approval_is_bound_to_the_file_the_sql_and_the_release(host: Any, pla
         assert caught.value.code is Code.BAD_INPUT
     host.do("migrate", "d2", release=name, plan=True, **words(approval))
     assert host.do("migrate", "d2", release=name)["applied"] == ["shop.0002_fill"]
+    assert played.verbs()[-2:] == ["dump", "run"], "the data first"
     row = ledger.read(host.context())[0]
+    shot = host.do("snapshots")["snapshots"][0]
+    assert (row["snapshot"], shot["before"], shot["release"]) == (shot["id"], ["shop.0002_fill"], name)
+    file = snapshot.directory(host.context()) / shot["databases"]["default"]["file"]
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (DUMP, 0o600)
+    assert shot["databases"]["default"]["sha256"] == hashlib.sha256(DUMP.encode()).hexdigest()
     assert (row["approval"], row["approved"]) == (approval, {"by": "ann", "reason": "the table is small"})
     assert host.do("migrate", release=name, plan=True, **words(approval))["pending"] == [], "the same again works"
     with pytest.raises(BluegreenError, match="names nothing pending"):
         host.do("migrate", release=another, plan=True, **words(approval))
+
+
+def approved(host: Any, played: Release, **more: Any) -> dict[str, Any]:
+    """Try to run one migration that was approved."""
+    name = host.release(2)
+    played.pending = ["0002_fill"]
+    played.items["0002_fill"] = item("0002_fill", "needs_approval", reason("needs_approval", "it changes rows"))
+    allowed = words(gate.token(played.items["0002_fill"], name))
+    host.do("migrate", release=name, plan=True, **allowed)
+    done: dict[str, Any] = host.do("migrate", release=name, **allowed, **more)
+    return done
+
+
+def test_without_a_snapshot_nothing_runs(host: Any, played: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.deploy(1, 1)
+    host.configure_host(min_free_mb=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9 << 20, 8 << 20, 1 << 20))  # type: ignore[attr-defined]
+    with pytest.raises(BluegreenError, match="no room for the snapshot: 1 MB free, up to 1 MB needed"):
+        approved(host, played)
+    monkeypatch.undo()
+    assert "run" not in played.verbs()
+
+
+def test_a_snapshot_that_does_not_hold_what_it_should_is_none(
+    host: Any, played: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.deploy(1, 1)
+
+    def wrong(path: Any, told: Any) -> None:
+        raise BluegreenError(Code.CHECK_FAILED, "it does not hold all rows")
+
+    monkeypatch.setattr(snapshot, "verify", wrong)
+    with pytest.raises(BluegreenError, match="does not hold all rows"):
+        approved(host, played)
+    assert list(snapshot.directory(host.context()).iterdir()) == []
+    assert "run" not in played.verbs()
+
+
+def test_only_the_newest_snapshots_stay(host: Any, played: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.deploy(1, 1)
+    names = iter(("1", "2", "3"))
+    monkeypatch.setattr(snapshot, "identity", lambda now, name: next(names))
+    for _ in range(3):
+        approved(host, played, snapshots=2)
+    assert [one["id"] for one in host.do("snapshots")["snapshots"]] == ["3", "2"]
+    assert sorted(path.name for path in snapshot.directory(host.context()).iterdir()) == [
+        "2-default.dump", "2.json", "3-default.dump", "3.json",
+    ]  # fmt: skip
+
+
+def test_the_rows_of_a_dump_are_counted() -> None:
+    lines = [
+        b"COPY public.shop_order (id, note) FROM stdin;\n", b"1\tCOPY public.x (\n", b"2\t\\N\n", b"\\.\n", b"\n",
+        b'COPY "my.schema"."Odd ""name" (id) FROM stdin;\n', b"\\.\n", b"SELECT 1;\n",
+    ]  # fmt: skip
+    found = snapshot.rows_of(lines)
+    assert found == {"public.shop_order": 2, 'my.schema.Odd "name': 0}
+    assert snapshot.differences({"public.shop_order": 2, "public.gone": 1}, found) == ["public.gone: 0 of 1 rows"]
 
 
 def test_without_a_throwaway_server_another_way_is_taken_and_told(host: Any, played: Release) -> None:

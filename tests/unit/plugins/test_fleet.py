@@ -522,3 +522,47 @@ def test_what_was_started_in_vain_is_given_up() -> None:
     broken = fleet(UP_TO_SMOKE | {"smoke": {"web1": failed(), "web2": answer(), "web3": answer()}})
     assert prepare(broken, "web1", step) == [{"verb": "abandon"}]
     assert prepare(fleet(CONFIRMED), "web1", step) == []
+
+
+# migrations
+
+
+def test_a_target_that_the_schema_has_left_behind_is_refused() -> None:
+    before = status(B, record(B, 7), record(A, 5))
+    asked = inputs(verb="rollback", to=None)
+    gone = {"fits": {"fits": {A: ["default: shop_order.note: it is gone", "more"]}, "why": ""}}
+    told = taken(before)
+    mine = told | {"results": told["results"] | gone}
+    state = fleet({"preflight": {"web1": mine, "web2": told, "web3": told}}, asked)
+    problem = fleets.problems(state)[0]
+    assert "does not fit the schema any more" in problem.what
+    assert problem.why == "default: shop_order.note: it is gone (and 1 more)"
+    assert fleets.phase_hosts(state, "switch") == []
+    fine = told | {"results": told["results"] | {"fits": {"fits": {A: []}, "why": ""}}}
+    assert fleets.problems(fleet({"preflight": {"web1": fine, "web2": told, "web3": told}}, asked)) == []
+    unknown = told | {"results": told["results"] | {"fits": {"fits": {}, "why": "the database is down"}}}
+    assert fleets.problems(fleet({"preflight": {"web1": unknown, "web2": told, "web3": told}}, asked)) == []
+
+
+def test_the_verb_migrate_is_given_what_was_approved() -> None:
+    given = {"approve": ["shop.0002@sha256:00"], "by": "ann", "reason": "r", "lock_timeout": 2.0}
+    state = fleet({"stage": staged()}, inputs(migrations=given))
+    assert fleets.prepare([{"verb": "migrate", "plan": True}], state, "web1", {}) == [
+        {"verb": "migrate", "plan": True, "release": B, **given}
+    ]
+
+
+def test_a_rollback_asks_every_host_what_fits_and_a_deploy_does_not() -> None:
+    assert fleets.holds(fleet({}, inputs(verb="rollback", to=None)), "rollback", "web1")
+    assert not fleets.holds(fleet({}), "rollback", "web1")
+
+
+def test_a_refused_plan_ends_the_run_and_keeps_its_verdicts() -> None:
+    one = {"app": "shop", "name": "0002", "verdict": "refused"}
+    refusal = failed("shop.0002 is refused", 3) | {
+        "results": {"migrate": {"pending": ["shop.0002"], "migrations": [one]}}
+    }
+    state = fleet({"stage": staged(), "plan_migrations": {"web1": refusal}})
+    assert fleets.verdicts(state) == [one]
+    assert fleets.phase_hosts(state, "migrate") == []
+    assert fleets.ending(state) == "failed"

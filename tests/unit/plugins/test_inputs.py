@@ -250,3 +250,32 @@ def test_settings_that_cannot_work() -> None:
 def test_a_name_that_is_none(value: object) -> None:
     with pytest.raises(Refused, match="app_name"):
         asked.check_app(value)
+
+
+TOKEN = "shop.0007_fill@sha256:" + "ab" * 32
+
+
+@pytest.mark.parametrize("value", [[TOKEN, TOKEN], f"{TOKEN},{TOKEN}", f"[{TOKEN}, {TOKEN}]"])
+def test_approvals_are_a_list_or_a_text(value: object) -> None:
+    found = asked.check_approvals(value, " ann ", "80 rows")
+    assert found == {"approve": [TOKEN, TOKEN], "by": "ann", "reason": "80 rows"}
+    assert asked.check_approvals(None, None, None) == {"approve": [], "by": "", "reason": ""}
+
+
+@pytest.mark.parametrize(
+    ("value", "by", "why", "says"),
+    [
+        ("shop.0007_fill", "ann", "r", "is not an approval"),
+        ([7], "ann", "r", "is not an approval"),
+        (TOKEN + "\n", "ann", "r", ""),
+        (TOKEN, None, "r", "migrations_approved_by is missing"),
+        (TOKEN, "ann", "", "migrations_approve_reason is missing"),
+        (TOKEN, "ann", "two\nlines", "is not a line of text"),
+    ],
+)
+def test_an_approval_is_whole_and_says_who_and_why(value: object, by: object, why: object, says: str) -> None:
+    if not says:
+        assert asked.check_approvals(value, by, why)["approve"] == [TOKEN]
+        return
+    with pytest.raises(asked.Refused, match=says):
+        asked.check_approvals(value, by, why)
