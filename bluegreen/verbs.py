@@ -357,7 +357,8 @@ VERBS: dict[str, Verb] = {
         "action": Param(str, "show", choices=("take", "release", "show", "break")), "what": Param(str, "work on the host"),
         "ttl": Param(float, lease.TTL, "seconds until it expires unless renewed"), "cap": Param(float, lease.CAP, "seconds until it ends in any case"),
         "process": Param(str, "", "who takes it: the process"), "run_url": Param(str, "", "who takes it: the page of the run"),
-        "lease": Param(str, "", "break: the id of the lease"), "brief": Param(bool, False)}),
+        "lease": Param(str, "", "break: the id of the lease"), "brief": Param(bool, False)},
+        wait=60),  # a run that died may have left migrations being judged
     "register": Verb(register_verb, "the fleet's register", {"action": Param(str, "show", choices=("init", "show"))}, changes=False),
     "resume": Verb(lambda c, p: switch.resume(c), "finish or undo what an earlier run left pending", long=True),
     "stage": Verb(stage, "fetch, verify and open an artifact", {

@@ -9,7 +9,7 @@ from typing import Any
 
 PROVISION = "ansible-playbook provision.yml"
 PROGRAM = "/usr/local/bin/bluegreen"
-LEASE_HELD = 5  # the host tool's exit status
+LEASE_HELD, BUSY = 5, 75  # the host tool's exit statuses
 SECRET_KEYS = ("session",)
 # how a shell, env and sudo say that there is no such program, or that this user may not run it
 NOT_THERE = re.compile(r"bluegreen: (command not found|not found|No such file or directory)", re.IGNORECASE)
@@ -128,8 +128,8 @@ def without_secrets(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lease_held(answer: Mapping[str, Any]) -> bool:
-    """Whether a call was refused because another run holds the lease."""
-    return (answer.get("error") or {}).get("code") == LEASE_HELD
+    """Whether a call was refused because another run holds the lease, or what it began is still at work on the host."""
+    return (answer.get("error") or {}).get("code") in (LEASE_HELD, BUSY)
 
 
 def resumed(results: Mapping[str, Any]) -> bool:

@@ -114,7 +114,7 @@ def _stage(hosts: Merged) -> str:
 
 def _plan(hosts: Merged) -> str:
     pending = [name for answer in hosts.values() for name in (answer.get("migrate") or {}).get("pending") or []]
-    found = next((answer["migrate"] for answer in hosts.values() if answer.get("migrate")), {})
+    found: Mapping[str, Any] = next((answer["migrate"] for answer in hosts.values() if answer.get("migrate")), {})
     words = str(found.get("judged") or ("all safe" if found.get("verdict") == "safe" else "")) if pending else ""
     if found.get("migrations") and not words:
         words = f"{sum(one['verdict'] != 'safe' for one in found['migrations'])} approved"
@@ -123,7 +123,7 @@ def _plan(hosts: Merged) -> str:
 
 
 def _migrate(hosts: Merged) -> str:
-    found = next((answer["migrate"] for answer in hosts.values() if answer.get("migrate")), {})
+    found: Mapping[str, Any] = next((answer["migrate"] for answer in hosts.values() if answer.get("migrate")), {})
     took = {f"{one['app']}.{one['name']}": one["seconds"] for one in found.get("migrations") or []}
     names = found.get("applied") or []
     applied = [f"{name} ({seconds(took[name])})" if name in took else str(name) for name in names]

@@ -74,6 +74,7 @@ def test_a_session_is_found_and_never_printed() -> None:
 
 def test_a_lease_that_another_run_holds() -> None:
     assert calls.lease_held({"error": {"code": 5}})
+    assert calls.lease_held({"error": {"code": 75}}), "a migration that a dead run began"
     assert not calls.lease_held({"error": None})
 
 
