@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import sys
 import threading
 import time
@@ -32,6 +33,11 @@ LOCK_PATIENCE = 5.0  # seconds for the lock: the server notices a client that di
 IDLE = 600.0  # seconds that a migration may do nothing inside its transaction
 TRANSIENT = {"55P03", "40P01"}  # lock_not_available, deadlock_detected
 KEPT_LINES = 30
+# SHARE UPDATE EXCLUSIVE: nothing but other schema changes queues behind it.
+PATIENT = re.compile(
+    r"(?i)(?:CREATE (?:UNIQUE )?|DROP |REINDEX )INDEX CONCURRENTLY "
+    r'|ALTER TABLE (?:IF EXISTS )?(?:ONLY )?(?:"[^"]+"|[\w.])+ VALIDATE CONSTRAINT (?:"[^"]+"|\w+)\Z'
+)
 
 LONG_TRANSACTIONS = """
 SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''),
@@ -233,9 +239,8 @@ class Step:
 
 
 def patient(sql: str) -> bool:
-    """Is this a statement that blocks neither reads nor writes while it works: CONCURRENTLY, VALIDATE?"""
-    words = sqltext.words(sql)
-    return "CONCURRENTLY" in words or ("VALIDATE" in words and "CONSTRAINT" in words)
+    """Do these statements block neither reads nor writes, also while they wait: CONCURRENTLY or VALIDATE alone?"""
+    return all(PATIENT.match(one) for one in sqltext.split(sql))
 
 
 def lock_key(app: str, database: str) -> int:

@@ -124,13 +124,10 @@ def test_four_releases_and_the_way_back(releases: Releases) -> None:
     assert told["applied"] == ["shop.0002_note"]
     assert releases.jobs == ["pending", "read", "judge", "pending", "run"], "the live release is not started for it"
 
-    # the older one still fits, so it may come back; and again forward with nothing pending: one call
-    assert host.do("fits")["fits"] == {first: [], second: []}
+    # the older one still fits, so it may come back
     host.do("rollback")
     assert host.live() == first
-    releases.jobs.clear()
-    releases.deploy(3, second)
-    assert releases.jobs == ["pending", "pending"]
+    assert releases.jobs[5:] == ["fit"]
 
     # NOT NULL while live code may write NULL: refused before anything changes, with what to write instead
     tight = project.migration(
@@ -141,7 +138,7 @@ def test_four_releases_and_the_way_back(releases: Releases) -> None:
         releases.deploy(4, third)
     assert caught.value.why.startswith("instead, in 2 releases: ")
     assert releases.sql("SELECT count(*) FROM django_migrations WHERE name = '0003_tight'") == "0"
-    assert host.live() == second
+    assert host.live() == first
 
     # rows are changed: only with an approval by name
     fill = project.migration(

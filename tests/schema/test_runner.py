@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import threading
 import time
@@ -40,14 +41,14 @@ def fill(apps, schema_editor):
 class Site:
     """A database and the releases that use it."""
 
-    def __init__(self, server: shadow.Server, python: str, place: Path, name: str):
+    def __init__(self, server: shadow.Server, python: str, place: Path, name: str, template: str = "template0"):
         self.server, self.python, self.place, self.name = server, python, place, name
         self.files = {
             "conf.py": SETTINGS,
             "shop/models.py": ORDER,
             "shop/migrations/0001_initial.py": project.migration(project.CREATE_ORDER, "initial = True"),
         }
-        shadow.psql(server, "postgres", f"CREATE DATABASE {name} TEMPLATE template0")
+        shadow.psql(server, "postgres", f"CREATE DATABASE {name} TEMPLATE {template}")
         project.write(place, self.files)
 
     @property
@@ -108,12 +109,17 @@ def server(django: str) -> Iterator[shadow.Server]:
         yield found
 
 
-@pytest.fixture
-def site(server: shadow.Server, django: str, tmp_path: Path, request: pytest.FixtureRequest) -> Site:
-    name = f"site_{abs(hash(request.node.name)) % 10**9}"
-    made = Site(server, django, tmp_path, name)
+@pytest.fixture(scope="module")
+def first(server: shadow.Server, django: str, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The first release has run its migrations."""
+    made = Site(server, django, tmp_path_factory.mktemp("first"), "first")
     made.run()
     return made
+
+
+@pytest.fixture
+def site(first: Site, tmp_path: Path) -> Site:
+    return Site(first.server, first.python, tmp_path, f"site_{secrets.token_hex(4)}", "first")
 
 
 def test_each_migration_runs_once_with_two_runs_at_once(site: Site) -> None:
@@ -160,13 +166,14 @@ def test_readers_never_wait_longer_than_the_lock_timeout(site: Site) -> None:
     while "attempt 2" not in said:
         said = child.stderr.readline()
         assert said, "it gave up"
+    meanwhile = max(stalls)  # the holder would never have ended by itself
     holder.communicate("COMMIT;\n")
     answer = json.loads(child.communicate(timeout=60)[0])
     stop.set()
     thread.join()
     assert answer["failed"] is None
     assert answer["applied"][0]["attempts"] >= 2
-    assert max(stalls) < 0.5 + 0.5, "lock_timeout, and half a second for a busy machine"
+    assert meanwhile < 0.5 + 2, "lock_timeout, and what a busy machine adds"
 
 
 def test_a_long_transaction_is_waited_for_and_named(site: Site) -> None:
@@ -247,6 +254,11 @@ def test_what_is_wrong_with_nothing_pending_is_found_in_the_same_call(site: Site
     with pytest.raises(BluegreenError, match="the database 'default' cannot be reached") as caught:
         site.call("pending", databases=wrong)
     assert "hunter2" not in str(caught.value)
+    for name in ("0002_left", "0002_right"):
+        text = project.migration("", 'dependencies = [("shop", "0001_initial")]')
+        project.write(site.place, {f"shop/migrations/{name}.py": text})
+    with pytest.raises(BluegreenError, match="migrations conflict: shop has several leaves: 0002_left, 0002_right"):
+        site.call("pending")
     project.write(site.place, {"shop/migrations/0002_broken.py": "import no_such_module\n"})
     with pytest.raises(BluegreenError, match=r"the migrations cannot be loaded: ModuleNotFoundError: .*no_such_module"):
         site.call("pending")
