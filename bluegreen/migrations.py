@@ -98,7 +98,6 @@ def plan(context: Context, name: str, allowed: gate.Allowed, options: Options) -
             "steps": [step(item, name) for item in items],
             "approved": {"by": allowed.by, "reason": allowed.reason} if allowed.approve else None,
             "footprint": found["footprint"],
-            "options": dataclasses.asdict(options),
             "unjudged": why_not,
         }
         files.write_json(context.paths.state / PLAN, kept, 0o600)
@@ -189,7 +188,7 @@ def migrate(context: Context, name: str, timeout: float, allowed: gate.Allowed, 
         plan(context, name, allowed, options)
         planned = kept_plan(context) or {}
     if str(planned["unjudged"] or "").startswith("not judged") and not pending["footprint"]:
-        return answer | by_django(context, name, timeout, labels, started)
+        return answer | by_django(context, name, timeout, planned, started)
     return answer | by_runner(context, name, timeout, planned, options, started)
 
 
@@ -293,19 +292,22 @@ def finish_rows(context: Context, planned: Mapping[str, Any], pending: list[dict
     ran = [
         one
         for one in planned["steps"]
-        if (key := (one["database"], one["app"], one["name"])) not in left
-        and (key not in known or known[key]["outcome"] != ledger.APPLIED)
+        if (key := (one["database"], one["app"], one["name"])) not in left and key not in known
     ]
     if ran:
         ledger.write(context, [row(planned, one, ledger.APPLIED, now(), number) for number, one in enumerate(ran)])
 
 
-def by_django(context: Context, name: str, timeout: float, before: list[str], started: float) -> dict[str, Any]:
+def by_django(
+    context: Context, name: str, timeout: float, planned: Mapping[str, Any], started: float
+) -> dict[str, Any]:
     """Another database than PostgreSQL: Django's own command."""
     words = (jobs.python(context, name), "-m", "django", "migrate", "--no-input", "--no-color")
     status, output = jobs.run(context, name, "migrate", words, timeout)
-    after = unique([label(one) for one in jobs.ask(context, name, "plan", "pending", {}, 120)["pending"]])
-    applied = [item for item in before if item not in after]
+    left = jobs.ask(context, name, "plan", "pending", {}, 120)["pending"]
+    finish_rows(context, planned, left)
+    after = unique([label(one) for one in left])
+    applied = [text for text in unique([label(one) for one in planned["pending"]]) if text not in after]
     context.state.append_history("migrate", release=name, applied=applied, status=status, deploy_id=context.deploy_id)
     if status or after:
         what = f"{(after or ['a migration'])[0]} failed" if status else f"{after[0]} is still pending"

@@ -134,11 +134,10 @@ def _dump(context: Context, name: str, order: Mapping[str, Any], path: Path) -> 
     command = jobs.command_line(context, name, f"bluegreen-snapshot-{context.app}", words)
 
     def keep(stream: IO[bytes]) -> dict[str, Any]:
-        line = stream.readline()
         try:
-            told = json.loads(line)
+            told: dict[str, Any] = json.loads(stream.readline())
         except ValueError:
-            raise check_failed("the snapshot's job gave no answer", line[:80].decode("utf-8", "replace")) from None
+            return {}
         if error := told.get("error"):
             raise BluegreenError(Code.CHECK_FAILED, str(error["what"]), str(error["why"]), str(error["next"]))
         room(int(told["bytes"]), shutil.disk_usage(path.parent).free, context.config.min_free_mb)
@@ -153,7 +152,7 @@ def _dump(context: Context, name: str, order: Mapping[str, Any], path: Path) -> 
         return {**told, "sha256": digest.hexdigest(), "size": size}
 
     status, told, said = units.stream(command, json.dumps(order), keep, PATIENCE)
-    if status:
+    if status or not told:
         raise check_failed(
             "the snapshot could not be taken", units.last_line(said), "nothing was changed; the same again"
         )

@@ -65,8 +65,9 @@ def stream(command: Sequence[str], stdin: str, keep: Callable[[IO[bytes]], T], t
         timer = threading.Timer(timeout, child.kill)
         timer.start()
         try:
-            child.stdin.write(stdin.encode())
-            child.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it died at once: its status and errors say why
+                child.stdin.write(stdin.encode())
+                child.stdin.close()
             made = keep(child.stdout)
             child.wait()
         finally:

@@ -38,7 +38,7 @@ def header(connection: Any) -> dict[str, Any]:
         cursor.execute(TABLES)
         counts, size = {}, 0
         for quoted, plain in cursor.fetchall():
-            cursor.execute(f"SELECT count(*), pg_table_size(%s::regclass) FROM {quoted}", [quoted])  # noqa: S608  quote_ident
+            cursor.execute(f"SELECT count(*), pg_table_size(%s::regclass) FROM ONLY {quoted}", [quoted])  # noqa: S608  quote_ident
             counts[plain], bytes_ = cursor.fetchone()
             size += bytes_
     return {
@@ -49,7 +49,7 @@ def header(connection: Any) -> dict[str, Any]:
 
 def dump(order: Mapping[str, Any], out: int) -> None:
     """Write the line and the dump to a descriptor. Raises BluegreenError before or instead of that."""
-    from django.db import OperationalError, connections, transaction
+    from django.db import DatabaseError, connections, transaction
 
     from bluegreen.schema import service
 
@@ -63,7 +63,7 @@ def dump(order: Mapping[str, Any], out: int) -> None:
             os.write(out, json.dumps(told).encode() + b"\n")
             words = ["pg_dump", *OPTIONS, f"--snapshot={told['snapshot']}", "-d", told["database"]]
             status = subprocess.run(words, env={**server.environment(), **secret}, stdout=out, check=False).returncode
-    except OperationalError as problem:
+    except DatabaseError as problem:
         why = service.without_secret(connection, problem)
         raise check_failed(f"the database {alias!r} cannot be dumped", why) from None
     except FileNotFoundError:

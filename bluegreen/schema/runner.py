@@ -122,11 +122,14 @@ def _pending_of(
         )
     plan = [migration for migration, _ in tryout.plan_of(executor)]
     for migration in plan:
-        found["pending"].append({"database": alias, "app": migration.app_label, "name": migration.name})
+        key = {"database": alias, "app": migration.app_label, "name": migration.name}
+        found["pending"].append({**key, "file_sha256": _digest(migration)})
         found["plan"].append(f"{migration.app_label}.{migration.name}")
         found["plan"] += [f"    {operation.describe()}" for operation in migration.operations]
     applied = list(executor.loader.applied_migrations)
-    found["empty"] = found["empty"] and not applied
+    ledger = order.get("ledger") or {}
+    # what is there was made by migrations of ours that nobody ever used counts as nothing, where nothing is live
+    found["empty"] = found["empty"] and all(f"{app}.{name}" in ledger for app, name in applied)
     if not judged:
         found["unjudged"].append(f"{alias}: {'SQLite' if connection.vendor == 'sqlite' else connection.vendor}")
         return
@@ -134,7 +137,6 @@ def _pending_of(
     kept[alias] = {"footprint": footprint.as_json(), "known": []}
     if plan:
         return  # it is judged whole
-    ledger = order.get("ledger") or {}
     findings = tryout.ahead(executor.loader, applied, set(ledger)) + tryout.changed_files(executor.loader, ledger)
     misfits = stored.against(footprint, _catalog(connection))
     kept[alias]["known"] = [list(one.key) for one in misfits]
@@ -143,6 +145,16 @@ def _pending_of(
         known = {tuple(key) for key in (live.get("known") or {}).get(alias, ())}
         findings += [one for one in misfits if one.key not in known]
     found["problems"] += [{"database": alias, **decide.reason(one)} for one in findings if one.verdict.word != "safe"]
+
+
+def _digest(migration: Any) -> str:
+    """sha256 of a migration's file; empty if it has none."""
+    file = operations.file_of(migration)
+    with contextlib.suppress(OSError):
+        if file:
+            with open(file, "rb") as stream:
+                return hashlib.sha256(stream.read()).hexdigest()
+    return ""
 
 
 def _executor(connection: Any) -> Any:
@@ -549,13 +561,9 @@ def still_pending(executor: Any, steps: Sequence[Step]) -> list[Step]:
         )
     found = [planned[name] for name in now]
     for step in found:
-        file = operations.file_of(executor.loader.graph.nodes[step.app, step.name])
-        with contextlib.suppress(OSError):
-            if file and step.file_sha256:
-                with open(file, "rb") as stream:
-                    content = stream.read()
-                if hashlib.sha256(content).hexdigest() != step.file_sha256:
-                    raise refused(f"the file of {step.label} is not the one that was judged", file, "the same again")
+        digest = _digest(executor.loader.graph.nodes[step.app, step.name])
+        if digest and step.file_sha256 not in ("", digest):
+            raise refused(f"the file of {step.label} is not the one that was judged", digest, "the same again")
     return found
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def django() -> str:
             pytest.fail(what)
         pytest.skip(what)
     return django_python()
+
+
+@pytest.fixture(scope="session")
+def server(django: str) -> Iterator[shadow.Server]:
+    """A server for databases that are really migrated."""
+    with shadow.cluster(shadow.find_binaries()) as found:
+        yield found
 
 
 def run_json(words: list[str], timeout: float = 300, **more: Any) -> Any:

@@ -90,15 +90,14 @@ def played_stream(host: Host, command: Any, stdin: str, keep: Any, timeout: floa
 
 
 @pytest.fixture
-def releases(django: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Releases]:
+def releases(server: shadow.Server, django: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Releases]:
     made = Host(make_directory())
     simulate(monkeypatch, made)
     monkeypatch.setattr(units, "stream", lambda *words: played_stream(made, *words))
     made.serve()
     made.do("reconcile")
-    with shadow.cluster(shadow.find_binaries()) as server:
-        shadow.psql(server, "postgres", "CREATE DATABASE live TEMPLATE template0")
-        yield Releases(made, server, django, tmp_path)
+    shadow.psql(server, "postgres", "CREATE DATABASE live TEMPLATE template0")
+    yield Releases(made, server, django, tmp_path)
     made.close()
 
 
