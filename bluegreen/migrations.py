@@ -344,14 +344,15 @@ def check_fits(context: Context, name: str) -> None:
     found = fits(context)
     if misfits := found["fits"].get(name):
         raise unfit(name, misfits)
-    if found["why"]:
-        context.say(f"whether {name} fits the schema is not known: {found['why']}")
+    if name not in found["fits"]:
+        why = found["why"] or "what it expects is kept on the migration host"
+        context.say(f"whether {name} fits the schema is not known: {why}")
 
 
 def unfit(name: str, misfits: list[str]) -> BluegreenError:
     """Why a release cannot come back, with the ways out."""
     more = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
-    todo = "deploy a corrected commit; or ansible-playbook rollback.yml -e schema=reverse; or restore.yml"
+    todo = "deploy a corrected commit: ansible-playbook deploy.yml -e sha=…; docs/migrations.md has the other ways"
     return BluegreenError(Code.REFUSED, f"{name} does not fit the schema any more", f"{misfits[0]}{more}", todo)
 
 
