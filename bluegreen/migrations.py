@@ -8,6 +8,7 @@ Root only starts units and keeps what they say: what runs a release's code is a 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -92,6 +93,7 @@ def plan(context: Context, name: str, allowed: gate.Allowed, options: Options) -
     if not context.dry_run:
         kept = {
             "release": name,
+            "deploy_id": context.deploy_id,
             "live": live.release if live else None,
             "at": now(),
             "pending": found["pending"],
@@ -184,7 +186,7 @@ def migrate(context: Context, name: str, timeout: float, allowed: gate.Allowed, 
         if not context.dry_run and pending["footprint"]:
             keep(context, name, pending["footprint"], options)
         return answer | {"pending": labels, "seconds": seconds}
-    if not planned or planned["release"] != name or not covers(planned, pending["pending"]):
+    if not planned or not covers(planned, context.deploy_id, name, pending["pending"]):
         plan(context, name, allowed, options)
         planned = kept_plan(context) or {}
     if str(planned["unjudged"] or "").startswith("not judged") and not pending["footprint"]:
@@ -192,8 +194,10 @@ def migrate(context: Context, name: str, timeout: float, allowed: gate.Allowed, 
     return answer | by_runner(context, name, timeout, planned, options, started)
 
 
-def covers(planned: Mapping[str, Any], pending: list[dict[str, Any]]) -> bool:
-    """Whether everything that is pending was planned; what ran meanwhile is no objection."""
+def covers(planned: Mapping[str, Any], deploy_id: str, name: str, pending: list[dict[str, Any]]) -> bool:
+    """Whether all that is pending was planned in this very deploy: approvals end with it."""
+    if (planned["deploy_id"], planned["release"]) != (deploy_id, name):
+        return False
     known = [(one["database"], one["app"], one["name"]) for one in planned["pending"]]
     return all((one["database"], one["app"], one["name"]) in known for one in pending)
 
@@ -213,7 +217,13 @@ def by_runner(
         "patience": options.patience,
     }
     begun = now()
-    done = jobs.ask(context, name, "migrate", "run", order, timeout, aloud=True)
+    try:
+        done = jobs.ask(context, name, "migrate", "run", order, timeout, aloud=True)
+    except BluegreenError:
+        # refused, or it died: what it had done by then is written down all the same
+        with contextlib.suppress(BluegreenError):
+            finish_rows(context, planned, jobs.ask(context, name, "plan", "pending", options.places, 120)["pending"])
+        raise
     labels = unique([label(one) for one in done["applied"]])
     failed = done["failed"]
     rows = [row(planned, one, ledger.APPLIED, begun, number) for number, one in enumerate(done["applied"])]

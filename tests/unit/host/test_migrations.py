@@ -324,6 +324,32 @@ def test_a_run_whose_caller_died_is_written_down_by_the_next(host: Any, played: 
     assert list(ledger.applied(ledger.read(host.context()))) == ["shop.0002_note"]
 
 
+def test_a_run_that_dies_is_written_down_as_far_as_it_came(host: Any, played: Release) -> None:
+    host.deploy(1, 1)
+    name = host.release(2)
+    played.pending = ["0002_note", "0003_tax"]
+
+    def die(order: dict[str, Any]) -> dict[str, Any]:
+        played.pending.remove("0002_note")
+        raise BluegreenError(Code.BUSY, "killed")
+
+    played.do_run = die  # type: ignore[method-assign]
+    with pytest.raises(BluegreenError, match="killed"):
+        host.do("migrate", release=name)
+    assert list(ledger.applied(ledger.read(host.context()))) == ["shop.0002_note"]
+
+
+def test_an_approval_ends_with_its_deploy(host: Any, played: Release) -> None:
+    host.deploy(1, 1)
+    name = host.release(2)
+    played.pending = ["0002_fill"]
+    one = played.items["0002_fill"] = item("0002_fill", "needs_approval", reason("needs_approval", "it changes rows"))
+    host.do("migrate", "d1", release=name, plan=True, **words(gate.token(one, name)))
+    with pytest.raises(BluegreenError, match="needs approval"):
+        host.do("migrate", "d2", release=name)
+    assert "run" not in played.verbs()
+
+
 def test_a_job_that_dies_without_an_answer_is_told(host: Any) -> None:
     host.system.jobs.append(lambda words: (1, "not json", "Traceback\n  File x\nImportError: no psycopg\n"))
     with pytest.raises(BluegreenError, match=r"ended with status 1 and no answer: ImportError: no psycopg"):
