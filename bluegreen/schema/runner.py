@@ -350,6 +350,7 @@ class Session:
         self.statement_timeout = float(order.get("statement_timeout") or STATEMENT_TIMEOUT)
         self.attempts = int(order.get("attempts") or ATTEMPTS)
         self.patience = float(order.get("patience") or PATIENCE)
+        self.long = float(order.get("long") or LONG)
         self.key = lock_key(self.app, str(connection.settings_dict.get("NAME") or ""))
         self.pid = 0
         self.invalid: list[list[str]] = []
@@ -450,7 +451,7 @@ class Session:
         began, said = time.monotonic(), -60.0
         names = [decide.quoted(name) for name in step.tables]
         while True:
-            rows = self.ask(LONG_TRANSACTIONS, LONG, step.relaxed, names) if names or step.relaxed else []
+            rows = self.ask(LONG_TRANSACTIONS, self.long, step.relaxed, names) if names or step.relaxed else []
             waited = time.monotonic() - began
             if not rows:
                 return waited

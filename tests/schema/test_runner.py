@@ -90,15 +90,15 @@ class Site:
     def hold(self, statement: str) -> subprocess.Popen[str]:
         """A transaction that has done something and stays open until its stdin is closed."""
         child = subprocess.Popen(
-            ["psql", "-XAtq", "-d", self.name], env=self.server.environment(), text=True,
+            ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self.name], env=self.server.environment(), text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdin.write(f"BEGIN;\n{statement};\nSELECT 'held';\n")
         child.stdin.flush()
-        while child.stdout.readline().strip() != "held":
-            assert child.poll() is None
+        while (said := child.stdout.readline().strip()) != "held":
+            assert said, "psql ended"
         return child
 
 
@@ -153,7 +153,7 @@ def test_readers_never_wait_longer_than_the_lock_timeout(site: Site) -> None:
 
     thread = threading.Thread(target=read)
     thread.start()
-    child = site.start(site.steps(), lock_timeout=0.5)
+    child = site.start(site.steps(), lock_timeout=0.5, long=600)
     assert child.stderr is not None
     said = ""
     while "attempt 2" not in said:
@@ -172,10 +172,8 @@ def test_readers_never_wait_longer_than_the_lock_timeout(site: Site) -> None:
 def test_a_long_transaction_is_waited_for_and_named(site: Site) -> None:
     site.migration("0002_note", 'migrations.AddField("Order", "note", models.TextField(null=True)),')
     steps = site.steps()
-    holder = site.hold(
-        "SET application_name = 'report'; SELECT pg_sleep(5.1) FROM shop_order RIGHT JOIN (SELECT 1) x ON 1 = 1"
-    )
-    answer = site.run(steps, patience=0.1)
+    holder = site.hold("SET application_name = 'report'; SELECT count(*) FROM shop_order")
+    answer = site.run(steps, patience=0.1, long=0.01)
     holder.communicate("COMMIT;\n")
     failed = answer["failed"]
     assert (failed["what"], failed["recorded"]) == ("shop.0002_note would wait behind a long transaction", False)
