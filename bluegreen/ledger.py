@@ -20,7 +20,7 @@ from bluegreen.context import Context
 from bluegreen.errors import Silent
 from bluegreen.state import now
 
-APPLIED, FAILED = "applied", "failed"
+APPLIED, FAILED, UNDONE = "applied", "failed", "undone"
 Row = Mapping[str, Any]
 
 TABLE = """CREATE TABLE IF NOT EXISTS public.ledger (id text PRIMARY KEY, at text NOT NULL, database text NOT NULL,
@@ -59,7 +59,11 @@ def latest(rows: Iterable[Row]) -> dict[tuple[str, str, str], Row]:
 def applied(rows: Iterable[Row]) -> dict[str, str]:
     """app.name → sha256 of the file as it was run, of every migration that is applied."""
     found = latest(rows)
-    return {f"{app}.{name}": str(row.get("file_sha256") or "") for (_, app, name), row in found.items()}
+    return {
+        f"{app}.{name}": str(row.get("file_sha256") or "")
+        for (_, app, name), row in found.items()
+        if row["outcome"] == APPLIED
+    }
 
 
 def read(context: Context) -> list[dict[str, Any]]:

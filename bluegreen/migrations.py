@@ -298,7 +298,7 @@ def row(planned: Mapping[str, Any], one: Mapping[str, Any], outcome: str, at: st
 def finish_rows(context: Context, planned: Mapping[str, Any], pending: list[dict[str, Any]]) -> None:
     """Write down what ran though its caller had died: planned, no longer pending, and not in the ledger."""
     left = {(one["database"], one["app"], one["name"]) for one in pending}
-    known = ledger.latest(ledger.read(context))
+    known = {key for key, row in ledger.latest(ledger.read(context)).items() if row["outcome"] == ledger.APPLIED}
     ran = [
         one
         for one in planned["steps"]

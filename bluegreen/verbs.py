@@ -67,6 +67,14 @@ class Verb:
     long: bool = False
 
 
+DATABASES = {  # how migrations run
+    "databases": Param(dict, {}, "alias → {host, port}, or {}", data=True),
+    "lock_timeout": Param(float, 2.0, "seconds"),
+    "statement_timeout": Param(float, 900.0, "seconds"),
+    "patience": Param(float, 120.0, "seconds to wait for long transactions"),
+    "snapshots": Param(int, 5, "kept"),
+    "recipient": Param(str, "", "of age, for whom snapshots are encrypted"),
+}
 RELEASE = Param(str, help="release id, as status shows it", required=True)
 
 
@@ -313,6 +321,16 @@ def migrate(context: Context, params: Params) -> Answer:
     return migrations.migrate(context, name, params["timeout"], allowed, options)
 
 
+def undo(context: Context, params: Params) -> Answer:
+    """Undo what newer releases migrated, or say what that would do."""
+    from bluegreen import backwards, migrations
+
+    _, options = migrations.options_of({**params, "approve": [], "by": "", "reason": ""})
+    if params["plan"]:
+        return backwards.plan(context, params["release"], params["to"], options)
+    return backwards.undo(context, params["release"], params["to"], params["timeout"], options)
+
+
 def snapshots(context: Context) -> Answer:
     """The snapshots of this host, newest first."""
     from bluegreen import snapshot
@@ -406,10 +424,10 @@ VERBS: dict[str, Verb] = {
     "migrate": Verb(migrate, "run the pending migrations of a release", {
         "release": Param(str, None), "plan": Param(bool, False, "judge them, run nothing"), "timeout": Param(float, 3600.0),
         "approve": Param(list, [], data=True), "by": Param(str, "", "who approves"), "reason": Param(str, "", "why"),
-        "databases": Param(dict, {}, "alias → {host, port}, or {}", data=True),
-        "lock_timeout": Param(float, 2.0, "seconds"), "statement_timeout": Param(float, 900.0, "seconds"),
-        "patience": Param(float, 120.0, "seconds to wait for long transactions"),
-        "snapshots": Param(int, 5, "kept"), "recipient": Param(str, "", "of age, for whom snapshots are encrypted")}, long=True),
+        **DATABASES}, long=True),
+    "undo": Verb(undo, "undo the migrations of newer releases, from their code", {
+        "to": Param(str, required=True, help="release id of the older one"), "release": Param(str, None, "of the newer one; else what is or was live"),
+        "plan": Param(bool, False, "say what it would do"), "timeout": Param(float, 3600.0), **DATABASES}, long=True),
     "snapshots": Verb(lambda c, p: snapshots(c), "the snapshots that were taken before approved migrations", changes=False),
     "fits": Verb(lambda c, p: fits(c), "which kept releases fit the schema", changes=False),
     "manage": Verb(manage, "one management command in a release", {

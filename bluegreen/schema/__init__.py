@@ -14,6 +14,9 @@ Unprivileged. Run by a release's own virtualenv, as the application's user, neve
 | pending | aliases, ledger, live | {pending, plan, problems, unjudged, empty, footprint}: one start of Django |
 | run | app, steps | {applied, failed, known, output}: runs them for good, one at a time (runner.py) |
 | dump | alias | a line of JSON, then the bytes of pg_dump (dumping.py) |
+| known | databases | {known, apps}: the migrations that this release has; no connection |
+| back | bundle, known, apps, ours, older, newer | undoing them, tried on a shadow (backwards.py): behind the wall |
+| undo | app, steps, older | undoes them for good, one at a time |
 | fit | kept | {fits: {release: [why not]}}: stored footprints against the schema; no start of Django |
 
 What may stand in the order, all optional but `bundle` for judge:
@@ -36,5 +39,6 @@ An error is {error: {what, why, next, code}}, with an exit status of errors.Code
 
 To read it: facts.py (what is known), fits.py and rules.py (what follows), decide.py (the verdict), advice.py (its
 words); then catalog.py, models.py, operations.py, tryout.py (where facts come from), shadow.py, wall.py, service.py;
-runner.py runs them.
+runner.py runs them,
+backwards.py undoes them.
 """

@@ -237,6 +237,7 @@ class Step:
         self.database, self.app, self.name = str(data["database"]), str(data["app"]), str(data["name"])
         self.file_sha256 = str(data.get("file_sha256") or "")
         self.tables = [str(one) for one in data.get("tables") or ()]
+        self.back = bool(data.get("back"))  # it is undone
         sql = [str(one) for one in data.get("sql") or ()]
         self.sql = [one for one in sql if sqltext.kind(one) is not sqltext.Kind.SETTING]
 
@@ -299,6 +300,8 @@ def what_to_do(step: Step, truth: Mapping[str, Any], state: str, atomic: bool) -
         return "; ".join(todo) + "; then the same again"
     if state in TRANSIENT:
         return "nothing of it stays; try again when the transaction that held the table has ended"
+    if step.back:
+        return "nothing of it was undone; correct the rows that it names, then the same again"
     return "nothing of it stays; correct the migration and deploy a new commit"
 
 
@@ -479,7 +482,9 @@ class Session:
         recorded = (step.app, step.name) in MigrationRecorder(self.connection).applied_migrations()
         before = {tuple(one) for one in self.invalid}
         new = [one for one in self.invalid_indexes() if tuple(one) not in before]
-        return {"recorded": recorded, "invalid_indexes": new, "half_done": [] if recorded else list(statements)}
+        finished = recorded is not step.back
+        left = [] if finished else list(statements)
+        return {"recorded": recorded, "finished": finished, "invalid_indexes": new, "half_done": left}
 
 
 class Watched:
@@ -532,9 +537,14 @@ def _run_on(
         state = before.clone()
         for number, step in enumerate(todo, 1):
             say(f"{step.label} ({number} of {len(todo)})")
-            state, done, failed = _one(session, executor, step, state)
+
+            def work(step: Step = step, state: Any = state) -> Any:
+                return executor.apply_migration(state.clone(), executor.loader.graph.nodes[step.app, step.name])
+
+            made, done, failed = _one(session, executor.loader.graph.nodes[step.app, step.name], step, work)
             if failed:
                 return failed
+            state = made
             answer["applied"].append(done)
             say(f"{step.label} applied in {done['seconds']:.2f} s")
         executor.check_replacements()
@@ -562,15 +572,21 @@ def still_pending(executor: Any, steps: Sequence[Step]) -> list[Step]:
         )
     found = [planned[name] for name in now]
     for step in found:
-        digest = _digest(executor.loader.graph.nodes[step.app, step.name])
-        if digest and step.file_sha256 not in ("", digest):
-            raise refused(f"the file of {step.label} is not the one that was judged", digest, "the same again")
+        same_file(executor, step)
     return found
 
 
-def _one(session: Session, executor: Any, step: Step, state: Any) -> tuple[Any, dict[str, Any], dict[str, Any] | None]:
-    """One migration, with as many attempts as are sound. Returns the state after it, its record, and what failed."""
-    migration = executor.loader.graph.nodes[step.app, step.name]
+def same_file(executor: Any, step: Step) -> None:
+    """Raises BluegreenError (REFUSED) if the migration's file is another than the one that was looked at."""
+    digest = _digest(executor.loader.graph.nodes[step.app, step.name])
+    if digest and step.file_sha256 not in ("", digest):
+        raise refused(f"the file of {step.label} is not the one that was judged", digest, "the same again")
+
+
+def _one(
+    session: Session, migration: Any, step: Step, work: Callable[[], Any]
+) -> tuple[Any, dict[str, Any], dict[str, Any] | None]:
+    """One migration, with as many attempts as are sound. Returns what `work` made, its record, and what failed."""
     began, waited = time.monotonic(), 0.0
     record: dict[str, Any] = {"database": step.database, "app": step.app, "name": step.name}
     for attempt in range(1, session.attempts + 1):
@@ -579,18 +595,18 @@ def _one(session: Session, executor: Any, step: Step, state: Any) -> tuple[Any, 
             session.timeouts(step.relaxed)
             waited += session.wait_for_long(step)
             with session.connection.execute_wrapper(watched.execute):
-                after = executor.apply_migration(state.clone(), migration)
+                after = work()
         except Exception as problem:  # noqa: BLE001  whatever a migration raises
             code = sqlstate(problem)
             truth = session.truth(step, watched.done)
             sound = may_retry(code, migration.atomic, len(watched.done)) and not truth["invalid_indexes"]
-            if sound and not truth["recorded"] and attempt < session.attempts:
+            if sound and not truth["finished"] and attempt < session.attempts:
                 rest = pause(attempt)
                 say(f"{step.label}: no lock within {session.lock_timeout:g} s; attempt {attempt + 1} in {rest:.1f} s")
                 time.sleep(rest)
                 waited += rest
                 continue
-            return state, record, _failure(step, problem, code, truth, migration.atomic, attempt)
+            return None, record, _failure(step, problem, code, truth, migration.atomic, attempt)
         seconds = time.monotonic() - began
         return after, record | {"seconds": round(seconds, 3), "attempts": attempt, "waited": round(waited, 3)}, None
     raise AssertionError("unreachable")
@@ -603,8 +619,9 @@ def _failure(
         what, why, todo = problem.what, problem.why, problem.todo
     else:
         what, why, todo = f"{step.label} failed", tryout.line(problem), what_to_do(step, truth, code, atomic)
-    if truth["recorded"]:
-        todo = "it is recorded as applied all the same: the same again goes on after it"
+    if truth["finished"]:
+        what_is = "undone" if step.back else "applied"
+        todo = f"it is recorded as {what_is} all the same: the same again goes on after it"
     return {
         "database": step.database, "app": step.app, "name": step.name, "what": what, "why": why, "next": todo,
         "sqlstate": code, "attempts": attempts, **truth,

@@ -512,7 +512,7 @@ def answer_apart() -> Iterator[Callable[[str], None]]:
 
 def main(arguments: Sequence[str]) -> int:
     """One verb: JSON on stdin, JSON on stdout. The exit status is an errors.Code."""
-    from bluegreen.schema import runner
+    from bluegreen.schema import backwards, runner
 
     verbs: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
         "footprint": footprint,
@@ -523,6 +523,9 @@ def main(arguments: Sequence[str]) -> int:
         "pending": runner.pending,
         "run": runner.run,
         "fit": runner.fit,
+        "known": backwards.known,
+        "back": backwards.back,
+        "undo": backwards.undo,
     }
     if list(arguments) == ["dump"]:  # its answer is not JSON alone
         from bluegreen.schema import dumping
