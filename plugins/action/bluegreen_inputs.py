@@ -149,14 +149,13 @@ class ActionModule(ActionBase):
                 "it goes back to a release that visitors know",
                 "leave canary out",
             )
-        if given["schema"]:
-            raise Refused(
-                "schema=… is not available yet", "this version leaves the database as it is", "leave schema out"
-            )
+        schema = asked.check_choice("schema", given["schema"], ("reverse",), "")
         to = asked.check_target(given["to"])
         what = f"rollback to {to}" if to else "rollback"
         return {
             "to": to,
+            "schema": schema,
+            "migrations": options(settings),
             "what": what,
             "watch": asked.check_seconds("watch", given["watch"], 0.0),
             "report": asked.check_path("report", given["report"]),
@@ -213,8 +212,12 @@ def migrating(given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]
     said = asked.check_approvals(
         given["migrations_approve"], given["migrations_approved_by"], given["migrations_approve_reason"]
     )
+    return {**said, **options(settings)}
+
+
+def options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How migrations run and are undone: the settings migrations_* of the host's verbs."""
     return {
-        **said,
         "databases": settings.get("migrations_databases") or {"default": {}},
         "lock_timeout": float(settings.get("migrations_lock_timeout") or 2),
         "statement_timeout": float(settings.get("migrations_statement_timeout") or 900),
@@ -261,7 +264,9 @@ def read_settings(variables: Any, full: bool) -> dict[str, Any]:
     """
     from plugins.filter.bluegreen_settings import SETTINGS
 
-    names = [*SETTINGS] if full else ["app_name", "migration_host", "rollout_report_dir"]
+    names = [*SETTINGS] if full else [
+        "app_name", "migration_host", "rollout_report_dir", *(name for name in SETTINGS if name.startswith("migrations_"))
+    ]  # fmt: skip
     found = {}
     for name in names:
         if name not in variables:

@@ -20,15 +20,18 @@ from plugins.module_utils.bluegreen_inputs import Refused
 Result = Mapping[str, Any]
 
 PHASES = (
-    "preflight", "stage", "plan_migrations", "migrate", "start", "smoke",
-    "canary", "switch", "watch", "confirm", "revert", "settle",
+    "preflight", "stage", "plan_migrations", "migrate", "plan_undo", "undo_first", "start", "smoke",
+    "canary", "switch", "watch", "confirm", "revert", "undo", "settle",
 )  # fmt: skip
-TITLES = {"plan_migrations": "Plan migrations"}
+TITLES = {
+    "plan_migrations": "Plan migrations", "plan_undo": "Plan undo", "undo_first": "Undo first", "undo": "Undo migrations",
+}  # fmt: skip
 # the variables in which the roles register answers: __<phase>_<part>
 PARTS = ("first", "rest", "result")
-SINGLE = ("plan_migrations", "migrate")  # run on the migration host only
+SINGLE = ("plan_migrations", "migrate", "plan_undo", "undo_first", "undo")  # run on the migration host only
 ROLLBACK_SKIPS = ("stage", "plan_migrations", "migrate")
-DRY = ("preflight", "stage", "plan_migrations")  # what --check runs
+UNDOING = ("plan_undo", "undo_first", "undo")  # of a rollback with -e schema=reverse
+DRY = ("preflight", "stage", "plan_migrations", "plan_undo")  # what --check runs
 REVERTIBLE = ("canary", "switch", "watch", "confirm")
 CHECK_FAILED = 4  # of the host tool's exit statuses
 REFUSALS = (2, 3, 5, 6, 7, 75)  # those after which nothing was changed
@@ -121,7 +124,8 @@ class Fleet:
     @functools.cached_property
     def target(self) -> Mapping[str, Any]:
         """A rollback's target {release, sha}. Raises Refused."""
-        return choose_target({host: self.status(host) for host in self.hosts}, self.inputs.get("to"))
+        statuses = {host: self.status(host) for host in self.hosts}
+        return choose_target(statuses, self.inputs.get("to"), bool(self.inputs.get("schema")))
 
 
 @functools.lru_cache(maxsize=256)
@@ -327,7 +331,7 @@ def judge_target(fleet: Fleet) -> list[Problem]:
 def judge_fit(fleet: Fleet, wanted: str, commit: str) -> list[Problem]:
     """Whether the schema has left a rollback's target behind; where that is not known the way back stays open."""
     misfits = (fleet.step("preflight", fleet.migration_host, "fits").get("fits") or {}).get(wanted)
-    if not misfits:
+    if not misfits or fleet.inputs.get("schema"):  # then plan_undo looks at it
         return []
     why = f"{misfits[0]}{f' (and {len(misfits) - 1} more)' if len(misfits) > 1 else ''}"
     todo = "deploy a corrected commit: ansible-playbook deploy.yml -e sha=…; docs/migrations.md has the other ways"
@@ -559,7 +563,7 @@ def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
     if phase == "settle":
         # a confirmation that went well has settled in the same call
         begun = bool(fleet.step("preflight", host, "lease").get("lease"))
-        return begun and not fleet.check and not fleet.passed("confirm", host)
+        return begun and not fleet.check and (undoes(fleet, "after") or not fleet.passed("confirm", host))
     if phase == "revert":
         return bool(moved(fleet)) and bool(problems(fleet, "revert"))
     if fleet.check and phase not in DRY:
@@ -584,8 +588,10 @@ def phase_hosts(fleet: Fleet, phase: str, part: str = "") -> list[str]:
 
 def wanted(fleet: Fleet, phase: str) -> bool:
     """Whether a phase has anything to do in this run, if nothing went wrong."""
+    if phase in UNDOING:
+        return wants_undo(fleet, phase)
     if fleet.rollback:
-        if phase in ROLLBACK_SKIPS:
+        if phase in ROLLBACK_SKIPS or (phase != "preflight" and staying(fleet)):
             return False
         # who asks for a watch wants the background processes of the target to answer in it
         if phase in ("start", "smoke") and not watch_seconds(fleet) and all(warm(fleet, host) for host in fleet.hosts):
@@ -603,6 +609,36 @@ def wanted(fleet: Fleet, phase: str) -> bool:
     return True
 
 
+def undoes(fleet: Fleet, moment: str) -> bool:
+    """Whether this rollback undoes migrations `after` the switch, or `before` it."""
+    planned = fleet.step("plan_undo", fleet.migration_host, "undo")
+    return bool(planned.get("undoes")) and planned.get("when") == moment
+
+
+def staying(fleet: Fleet) -> bool:
+    """Whether the target of a rollback is live already everywhere: only its schema follows."""
+    return bool(fleet.inputs.get("schema")) and all(
+        (fleet.status(host).get("live") or {}).get("release") == release(fleet) for host in fleet.hosts
+    )
+
+
+def wants_undo(fleet: Fleet, phase: str) -> bool:
+    """Whether a phase that undoes migrations has anything to do. After the switch: only where nobody needs them any more."""
+    if not fleet.rollback or not fleet.inputs.get("schema"):
+        return False
+    if phase == "plan_undo":
+        return True
+    if phase == "undo_first":
+        return undoes(fleet, "before")
+    return undoes(fleet, "after") and (staying(fleet) or all(fleet.passed("confirm", host) for host in fleet.hosts))
+
+
+def half_done(fleet: Fleet) -> bool:
+    """Whether visitors are on the target, and its schema did not follow."""
+    served = committed(fleet) or staying(fleet)
+    return served and undoes(fleet, "after") and not fleet.check and not fleet.passed("undo", fleet.migration_host)
+
+
 def holds(fleet: Fleet, condition: str, host: str) -> bool:
     """Whether the condition of a single step (`only`) holds on a host."""
     if condition == "not_first":
@@ -611,6 +647,8 @@ def holds(fleet: Fleet, condition: str, host: str) -> bool:
         return not fleet.check
     if condition in ("deploy", "rollback"):
         return fleet.rollback == (condition == "rollback")
+    if condition in ("undoes", "ends"):
+        return undoes(fleet, "after") == (condition == "undoes")
     if condition == "serving":
         return confirmed_on(fleet, host) or nothing_to_do(fleet)
     if condition == "failed":
@@ -883,8 +921,10 @@ def candidates(statuses: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return sorted(older, key=lambda identity: (order[identity], identity), reverse=True)
 
 
-def choose_target(statuses: Mapping[str, Mapping[str, Any]], to: str | None) -> dict[str, str]:
+def choose_target(statuses: Mapping[str, Mapping[str, Any]], to: str | None, stay: bool = False) -> dict[str, str]:
     """The release that all hosts roll back to: {release, sha}. Raises Refused, naming the candidates.
+
+    stay: the live one may be named, because its schema is to follow it.
 
     Without `to`: the newest confirmed release older than the live one that every host has. If hosts differ in what is
     live, the newest of those counts as live. Never a release that is bad or rolled back on any host.
@@ -908,6 +948,8 @@ def choose_target(statuses: Mapping[str, Mapping[str, Any]], to: str | None) -> 
     matching = [identity for identity, commit in shas.items() if identity == to or commit.startswith(to)]
     serving = {item["release"] for item in live.values()}
     if len(live) == len(statuses) and len(serving) == 1 and (serving & set(matching)):
+        if stay:
+            return {"release": (here := serving.pop()), "sha": shas[here]}
         raise Refused(
             f"{to} is already live on every host",
             "a rollback to it would change nothing",
@@ -1048,7 +1090,10 @@ def filled(call: Mapping[str, Any], fleet: Fleet, given: Mapping[str, Any]) -> d
             return {"event": str(fleet.inputs.get("verb")), "details": history(fleet)}
         case "processes":
             # a deploy waits until the old background processes have finished; a rollback lets them finish alone
-            return {"wait": call.get("wait", not fleet.rollback)}
+            return {"wait": call.get("wait", not fleet.rollback or undoes(fleet, "after"))}
+        case "undo":
+            options = dict(fleet.inputs.get("migrations") or {})
+            return {"to": release(fleet), **options}
         case "migrate" | "manage" as verb:
             return (
                 {"command": fleet.inputs["command"]} if verb == "manage" else dict(fleet.inputs.get("migrations") or {})
@@ -1093,10 +1138,12 @@ def unjudged(fleet: Fleet) -> str:
 def ending(fleet: Fleet) -> str:
     """One word for the end.
 
-    live, rolled back, nothing to do, planned; or refused (nothing was changed), failed (before the switch), reverted.
+    live, rolled back, undone, nothing to do, planned; half done (the schema did not follow); or refused (nothing was changed), failed (before the switch), reverted.
     Asked during the confirmation, which writes it into the history, it says how the run ends if that goes well.
     """
     found = problems(fleet, "settle")
+    if half_done(fleet):
+        return "half done"
     if found and moved(fleet):
         return "reverted"
     if found:
@@ -1106,6 +1153,8 @@ def ending(fleet: Fleet) -> str:
         return "planned"
     if nothing_to_do(fleet):
         return "nothing to do"
+    if fleet.rollback and staying(fleet):
+        return "undone" if undoes(fleet, "after") else "nothing to do"
     if committed(fleet) or (fleet.ran("switch") and not fleet.ran("confirm")):
         return "rolled back" if fleet.rollback else "live"
     return "failed"

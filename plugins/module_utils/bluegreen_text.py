@@ -135,6 +135,18 @@ def _migrate(hosts: Merged) -> str:
     return f"{listed(applied, 2) or 'nothing'} applied{tail}"
 
 
+def _plan_undo(hosts: Merged) -> str:
+    found: Mapping[str, Any] = next((answer["undo"] for answer in hosts.values() if answer.get("undo")), {})
+    names = [str(name) for name in found.get("undoes") or []]
+    moment = "after the switch" if found.get("when") == "after" else "before the switch"
+    return f"{count(len(names), 'migration')} {moment}: {listed(names, 2)}" if names else "nothing to undo"
+
+
+def _undo(hosts: Merged) -> str:
+    found: Mapping[str, Any] = next((answer["undo"] for answer in hosts.values() if answer.get("undo")), {})
+    return f"{listed(found.get('undone') or [], 2) or 'nothing'} undone; snapshot {found.get('snapshot') or 'none'}"
+
+
 def _start(hosts: Merged) -> str:
     colours = sorted({str((answer.get("start") or {}).get("colour")) for answer in hosts.values()})
     warm = all((answer.get("start") or {}).get("already_running") for answer in hosts.values())
@@ -207,7 +219,7 @@ def _revoked(answer: Mapping[str, Any]) -> dict[str, list[str]]:
 DETAILS = {
     "preflight": _preflight, "stage": _stage, "plan_migrations": _plan, "migrate": _migrate, "start": _start,
     "smoke": _smoke, "canary": _canary, "switch": _switch, "watch": _watch, "confirm": _confirm, "revert": _revert,
-    "settle": _settle,
+    "settle": _settle, "plan_undo": _plan_undo, "undo": _undo,
 }  # fmt: skip
 
 
@@ -217,7 +229,7 @@ DETAILS = {
 def outcome(fleet: Fleet) -> dict[str, Any]:
     """The end of a run: {ok, ending, line, notes, failure}; `failure` is {what, why, next} or None."""
     end = fleets.ending(fleet)
-    ok = end in ("live", "rolled back", "nothing to do", "planned")
+    ok = end in ("live", "rolled back", "undone", "nothing to do", "planned")
     return {
         "ok": ok,
         "ending": end,
@@ -243,10 +255,21 @@ def ending_line(fleet: Fleet, end: str) -> str:
         return f"{app}: nothing to do, {commit} is live on {hosts} ({{time}})"
     if end == "planned":
         return f"{app}: this was the plan for {commit or 'a rollback'}; nothing was changed ({{time}})"
+    names = listed(undone(fleet))
+    if end == "undone":
+        return f"{app}: the schema follows {commit}: {names} undone ({{time}})"
+    if end == "rolled back" and names:
+        return f"{app}: back on {commit} on {hosts}, {names} undone ({{time}}; {previous} is marked rolled back)"
     if end == "rolled back":
         return f"{app}: back on {commit} on {hosts} ({{time}}; {previous} is marked rolled back)"
     kept = "" if previous == "nothing" else f"; previous {previous} is kept: ansible-playbook rollback.yml"
     return f"{app}: {commit} is live on {hosts} ({{time}}{kept})"
+
+
+def undone(fleet: Fleet) -> list[str]:
+    """The migrations that this rollback has undone."""
+    steps = [fleet.step(phase, fleet.migration_host, "undo") for phase in ("undo_first", "undo")]
+    return [str(name) for step in steps for name in step.get("undone") or []]
 
 
 def notes(fleet: Fleet, end: str) -> list[str]:
@@ -319,6 +342,8 @@ def resumed(fleet: Fleet) -> list[str]:
 def failure(fleet: Fleet, end: str) -> dict[str, str]:
     """What failed, why, what to type next."""
     found = fleets.problems(fleet, "settle")
+    if end == "half done" and not found:
+        found = [Problem("undo", fleet.migration_host, "the migrations were not undone", "not every host let go of them")]
     if not found:
         return {
             "what": "the run ended early",
@@ -345,6 +370,8 @@ def other_reason(found: Sequence[Problem]) -> str:
 def aftermath(fleet: Fleet, end: str) -> str:
     """What serves now."""
     previous = fleets.before(fleet)
+    if end == "half done":
+        return f"{fleets.sha(fleet)[:12]} serves, its schema is still the newer one"
     if end != "reverted":
         return (
             "nothing was changed"
@@ -360,6 +387,8 @@ def aftermath(fleet: Fleet, end: str) -> str:
 
 def next_step(fleet: Fleet, end: str) -> str:
     """What to type when the error itself does not say."""
+    if end == "half done":
+        return f"ansible-playbook rollback.yml -e schema=reverse -e to={fleets.sha(fleet)[:12]}"
     if end == "reverted" and fleets.still_there(fleet):
         return "ansible-playbook status.yml"
     if end == "refused":
@@ -390,6 +419,8 @@ def plan(fleet: Fleet) -> dict[str, Any]:
         result |= {
             f"migrations_{key}": planned[key] for key in ("method", "why_not_better", "judged") if key in planned
         }
+    elif fleet.inputs.get("schema"):
+        result["undo"] = dict(fleet.step("plan_undo", fleet.migration_host, "undo"))
     for host in fleet.hosts:
         live = fleet.status(host).get("live") or {}
         result["hosts"][host] = {
@@ -430,6 +461,7 @@ def plan_lines(found: Mapping[str, Any]) -> list[str]:
             "known once the release is on the host" if pending is None else (", ".join(map(verdict, pending)) or "none")
         )
         lines.append(f"  migrations on {found['migration_host']}: {words}")
+    lines += [f"  {line}" for line in (found.get("undo") or {}).get("lines") or []]
     if found["canary"]:
         shares = " %, ".join(map(str, found["canary"]))
         lines.append(f"  canary: {shares} % of the visitors, judged for {seconds(found['canary_watch'])} each")

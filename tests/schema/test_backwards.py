@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import copy
+import secrets
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bluegreen.errors import BluegreenError
+from bluegreen.schema import shadow
 from tests.schema import project
-from tests.schema.test_runner import FILL, ORDER, Site, first, site  # noqa: F401  fixtures
+from tests.schema.test_runner import FILL, ORDER, Site
 
 NOTE = 'migrations.AddField("Order", "note", models.TextField(null=True)),'
 SIZE = 'migrations.AddField("Order", "size", models.IntegerField(default=7)),'
 
 
-def older(site: Site, tmp_path: Path) -> tuple[Site, dict[str, Any]]:  # noqa: F811
+@pytest.fixture(scope="module")
+def older_site(server: shadow.Server, django: str, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The older release has run its migrations."""
+    made = Site(server, django, tmp_path_factory.mktemp("older"), "older")
+    made.run()
+    return made
+
+
+@pytest.fixture
+def site(older_site: Site, tmp_path: Path) -> Site:
+    return Site(older_site.server, older_site.python, tmp_path, f"site_{secrets.token_hex(4)}", "older")
+
+
+def older(site: Site, tmp_path: Path) -> tuple[Site, dict[str, Any]]:
     """The release before: the same database, without what was added since."""
     place = project.write(tmp_path / "older", site.files)
-    there = Site.__new__(Site)
-    there.server, there.python, there.place, there.name = site.server, site.python, place, site.name
+    there = copy.copy(site)
+    there.place = place
     print_of = there.call("footprint")
     return there, {**there.call("known"), "older": print_of}
 
 
-def server_of(site: Site) -> dict[str, Any]:  # noqa: F811
+def server_of(site: Site) -> dict[str, Any]:
     return {"host": site.server.host, "port": site.server.port, "user": site.server.user, "bin": site.server.bin}
 
 
@@ -32,7 +48,7 @@ def ours(*names: str) -> list[list[str]]:
     return [["default", "shop", name] for name in names]
 
 
-def test_a_release_goes_back_with_its_schema(site: Site, tmp_path: Path) -> None:  # noqa: F811
+def test_a_release_goes_back_with_its_schema(site: Site, tmp_path: Path) -> None:
     there, before = older(site, tmp_path)
     assert before["known"][-1] == ["shop", "0001_initial"]
     site.migration("0002_note", NOTE)
@@ -65,7 +81,7 @@ def test_a_release_goes_back_with_its_schema(site: Site, tmp_path: Path) -> None
     assert (again["undone"], again["failed"]) == ([], None), "the same again finds nothing to do"
 
 
-def test_nothing_is_undone_unless_everything_can_be(site: Site, tmp_path: Path) -> None:  # noqa: F811
+def test_nothing_is_undone_unless_everything_can_be(site: Site, tmp_path: Path) -> None:
     _, before = older(site, tmp_path)
     site.migration("0002_note", NOTE)
     site.migration("0003_fill", "migrations.RunPython(fill),", "", FILL)
@@ -80,7 +96,7 @@ def test_nothing_is_undone_unless_everything_can_be(site: Site, tmp_path: Path) 
         site.call("back", **{**order, "methods": ["static"]})
 
 
-def test_a_reverse_that_real_rows_refuse_leaves_what_it_found(site: Site, tmp_path: Path) -> None:  # noqa: F811
+def test_a_reverse_that_real_rows_refuse_leaves_what_it_found(site: Site, tmp_path: Path) -> None:
     _, before = older(site, tmp_path)
     site.migration("0002_longer", 'migrations.AlterField("Order", "number", models.CharField(max_length=90)),')
     project.write(site.place, {"shop/models.py": ORDER.replace("20", "90")})

@@ -319,6 +319,87 @@ def test_a_warm_rollback_is_three_calls_on_each_host() -> None:
     assert fleets.ending(done) == "rolled back"
 
 
+def reverse(before: dict[str, Any], to: str | None = None, **phases: Any) -> Fleet:
+    options = {"databases": {"default": {}}, "patience": 120.0}
+    return fleet(phases, inputs("rollback", to=to, watch=0.0, schema="reverse", migrations=options), before)
+
+
+def planned_undo(when: str, *names: str) -> dict[str, Any]:
+    return answer("undo", {"undoes": list(names), "when": when, "lines": []})
+
+
+UNDOING = ("plan_undo", "undo_first", "undo")
+
+
+def test_only_a_rollback_that_is_asked_to_undoes_migrations() -> None:
+    plain = rollback(status(C, *HISTORY, idle=B), switch=answer("route"))
+    assert not set(UNDOING) & set(next_phases(plain))
+    assert not set(UNDOING) & set(next_phases(fleet({})))
+
+
+def test_the_schema_follows_once_no_host_needs_it() -> None:
+    warm = status(C, *HISTORY, idle=B)
+    plan = {"web1": planned_undo("after", "shop.0002_note")}
+    begun = reverse(warm)
+    assert next_phases(begun)["plan_undo"] == ["web1"]
+    switched = reverse(warm, plan_undo=plan, switch=answer("route"))
+    assert not {"undo_first", "undo"} & set(next_phases(switched))
+    assert fleets.holds(switched, "undoes", "web2")
+    assert not fleets.holds(switched, "ends", "web2"), "the lease stays with this run"
+    call = fleets.prepare([{"verb": "processes", "action": "settle"}], switched, "web2", {})
+    assert call[0]["wait"], "its background processes end before what they need goes"
+    one_late = reverse(warm, plan_undo=plan, switch=answer("route"), confirm={"web1": FINAL, "web2": FINAL})
+    assert fleets.phase_hosts(one_late, "undo") == []
+    assert fleets.ending(one_late) == "half done"
+    final = reverse(warm, plan_undo=plan, switch=answer("route"), confirm=FINAL)
+    assert fleets.phase_hosts(final, "undo") == ["web1"]
+    assert fleets.prepare([{"verb": "undo"}], final, "web1", {}) == [
+        {"verb": "undo", "to": B, "databases": {"default": {}}, "patience": 120.0}
+    ]
+    told = answer("undo", {"undone": ["shop.0002_note"], "snapshot": "s"})
+    done = reverse(warm, plan_undo=plan, switch=answer("route"), confirm=FINAL, undo={"web1": told})
+    assert fleets.ending(done) == "rolled back"
+    assert fleets.phase_hosts(done, "settle") == list(HOSTS), "which gives the lease back"
+    broken = reverse(warm, plan_undo=plan, switch=answer("route"), confirm=FINAL, undo={"web1": failed()})
+    assert (fleets.ending(broken), fleets.phase_hosts(broken, "revert")) == ("half done", [])
+
+
+def test_what_the_older_release_lacks_comes_back_before_visitors_move() -> None:
+    warm = status(C, *HISTORY, idle=B)
+    plan = {"web1": planned_undo("before", "shop.0002_note")}
+    state = reverse(warm, plan_undo=plan)
+    assert next_phases(state)["undo_first"] == ["web1"]
+    broken = reverse(warm, plan_undo=plan, undo_first={"web1": failed()})
+    assert fleets.phase_hosts(broken, "switch") == []
+    assert fleets.ending(broken) == "failed"
+    done = reverse(warm, plan_undo=plan, undo_first={"web1": answer("undo", {"undone": ["shop.0002_note"]})})
+    assert fleets.phase_hosts(done, "switch") == list(HOSTS)
+    assert fleets.phase_hosts(reverse(warm, plan_undo={"web1": failed()}), "switch") == [], "all or nothing"
+
+
+def test_a_schema_that_did_not_follow_is_asked_for_again_by_the_live_release() -> None:
+    there = status(B, record(C, 7, "rolled_back"), record(B, 8), record(A, 5), idle=C)
+    again = reverse(there, to=SHA[B][:12])
+    assert next_phases(again) == {"preflight": list(HOSTS), "plan_undo": ["web1"], "settle": list(HOSTS)}
+    plan = {"web1": planned_undo("after", "shop.0002_note")}
+    state = reverse(there, to=SHA[B][:12], plan_undo=plan)
+    assert {"switch", "confirm", "start"} & set(next_phases(state)) == set()
+    assert fleets.phase_hosts(state, "undo") == ["web1"]
+    done = reverse(there, to=SHA[B][:12], plan_undo=plan, undo={"web1": answer("undo", {"undone": ["shop.0002_note"]})})
+    assert fleets.ending(done) == "undone"
+    with pytest.raises(Refused, match="already live"):
+        _ = rollback(there, to=SHA[B][:12]).target
+
+
+def test_the_target_of_a_reverse_need_not_fit_yet() -> None:
+    unfit = status(C, *HISTORY, idle=B)
+    gone = taken(unfit)
+    gone["results"]["fits"] = {"fits": {B: ["default: public.t.c: it is gone"]}, "why": ""}
+    assert fleets.problems(fleet({"preflight": gone}, inputs("rollback", to=None, watch=0.0)))
+    asked = inputs("rollback", to=None, watch=0.0, schema="reverse")
+    assert fleets.problems(fleet({"preflight": gone}, asked)) == []
+
+
 def test_a_watched_rollback_starts_the_background_processes_before_the_switch() -> None:
     warm = status(C, *HISTORY, idle=B)
     watched_ = fleet({}, inputs("rollback", to=None, watch=10.0), warm)
