@@ -370,12 +370,18 @@ def options_of(params: Mapping[str, Any]) -> tuple[gate.Allowed, Options]:
     """The parameters of the verb. Raises BluegreenError (BAD_INPUT)."""
     if not all(isinstance(one, str) for one in params["approve"]):
         raise bad_input("approve must be a list of texts", f"it is {params['approve']!r}")
-    databases = params["databases"] or {"default": {}}
-    for alias, place in databases.items():
-        if not isinstance(place, dict) or not set(place) <= {"host", "port"}:
-            raise bad_input(f"migrations_databases: {alias} is {place!r}", "wanted: {} or {host: …, port: …}")
+    databases = databases_of(params["databases"])
     allowed = gate.Allowed(tuple(params["approve"]), params["by"], params["reason"])
     times = {key: float(params[key]) for key in ("lock_timeout", "statement_timeout", "patience")}
     if wrong := [key for key, value in times.items() if value <= 0]:
         raise bad_input(f"{wrong[0]} must be more than 0 seconds", "without a limit all traffic may queue behind it")
     return allowed, Options(databases, **times, snapshots=params["snapshots"], recipient=params["recipient"])
+
+
+def databases_of(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Where the databases are: alias → {} or {host, port}. Raises BluegreenError (BAD_INPUT)."""
+    databases = dict(given) or {"default": {}}
+    for alias, place in databases.items():
+        if not isinstance(place, dict) or not set(place) <= {"host", "port"}:
+            raise bad_input(f"migrations_databases: {alias} is {place!r}", "wanted: {} or {host: …, port: …}")
+    return databases

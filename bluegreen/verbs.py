@@ -321,6 +321,15 @@ def migrate(context: Context, params: Params) -> Answer:
     return migrations.migrate(context, name, params["timeout"], allowed, options)
 
 
+def restore(context: Context, params: Params) -> Answer:
+    """Put a snapshot back, or say what that would lose."""
+    from bluegreen import migrations
+    from bluegreen import restore as restoring
+
+    options = migrations.Options(migrations.databases_of(params["databases"]))
+    return restoring.restore(context, params["snapshot"], params["accept"], options)
+
+
 def undo(context: Context, params: Params) -> Answer:
     """Undo what newer releases migrated, or say what that would do."""
     from bluegreen import backwards, migrations
@@ -428,6 +437,9 @@ VERBS: dict[str, Verb] = {
     "undo": Verb(undo, "undo the migrations of newer releases, from their code", {
         "to": Param(str, required=True, help="release id of the older one"), "release": Param(str, None, "of the newer one; else what is or was live"),
         "plan": Param(bool, False, "say what it would do"), "timeout": Param(float, 3600.0), **DATABASES}, long=True),
+    "restore": Verb(restore, "put the data back as a snapshot has it", {
+        "snapshot": Param(str, required=True, help="its id"), "accept": Param(str, "", "its id again: what was written since is lost"),
+        "databases": DATABASES["databases"]}, long=True),
     "snapshots": Verb(lambda c, p: snapshots(c), "the snapshots that were taken before approved migrations", changes=False),
     "fits": Verb(lambda c, p: fits(c), "which kept releases fit the schema", changes=False),
     "manage": Verb(manage, "one management command in a release", {

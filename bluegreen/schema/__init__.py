@@ -17,6 +17,7 @@ Unprivileged. Run by a release's own virtualenv, as the application's user, neve
 | known | databases | {known, apps}: the migrations that this release has; no connection |
 | back | bundle, known, apps, ours, older, newer | undoing them, tried on a shadow (backwards.py): behind the wall |
 | undo | app, steps, older | undoes them for good, one at a time |
+| compare, restore, swap, drop | alias, … | a snapshot put back (restoring.py) |
 | fit | kept | {fits: {release: [why not]}}: stored footprints against the schema; no start of Django |
 
 What may stand in the order, all optional but `bundle` for judge:

@@ -512,7 +512,7 @@ def answer_apart() -> Iterator[Callable[[str], None]]:
 
 def main(arguments: Sequence[str]) -> int:
     """One verb: JSON on stdin, JSON on stdout. The exit status is an errors.Code."""
-    from bluegreen.schema import backwards, runner
+    from bluegreen.schema import backwards, restoring, runner
 
     verbs: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
         "footprint": footprint,
@@ -526,11 +526,16 @@ def main(arguments: Sequence[str]) -> int:
         "known": backwards.known,
         "back": backwards.back,
         "undo": backwards.undo,
+        "compare": restoring.compare,
+        "swap": restoring.swap,
+        "drop": restoring.drop,
     }
     if list(arguments) == ["dump"]:  # its answer is not JSON alone
         from bluegreen.schema import dumping
 
         return dumping.main(json.load(sys.stdin))
+    if list(arguments) == ["restore"]:
+        return restoring.main()
     if len(arguments) != 1 or arguments[0] not in verbs:
         print(f"usage: python -m bluegreen.schema {'|'.join(verbs)}   (JSON on stdin)", file=sys.stderr)
         return int(Code.BAD_INPUT)

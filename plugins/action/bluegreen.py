@@ -26,7 +26,19 @@ from plugins.module_utils import bluegreen_inputs as inputs_of  # noqa: E402
 from plugins.module_utils.bluegreen_fleet import Fleet  # noqa: E402
 from plugins.module_utils.bluegreen_hostvars import read_fleet  # noqa: E402
 
-CHANGING = ("stage", "migrate", "undo_first", "undo", "start", "canary", "switch", "confirm", "revert", "settle")
+CHANGING = (
+    "stage",
+    "migrate",
+    "undo_first",
+    "undo",
+    "restore",
+    "start",
+    "canary",
+    "switch",
+    "confirm",
+    "revert",
+    "settle",
+)
 PAUSE = 1.0  # seconds between two attempts to take a lease
 REMIND = 15.0  # seconds between two lines that say who is waited for
 
@@ -48,8 +60,9 @@ class ActionModule(ActionBase):
         began = time.time()
         answer = self._phase(args, fleet, host, task_vars)
         result |= {"began": began, "ended": time.time()}
-        if args["phase"] == "plan_undo":  # what is lost is named before anything is done
-            for line in (answer["results"].get("undo") or {}).get("lines") or []:
+        if args["phase"] in ("plan_undo", "restore"):  # what is lost is named
+            said = answer["results"].get("undo") or answer["results"].get("restore") or {}
+            for line in said.get("lines") or []:
                 self._display.display(f"  {line}")
         secret = calls.session_of(answer["results"]) if args["phase"] == "smoke" else None
         result |= answer | {"phase": args["phase"], "host": host, "results": calls.without_secrets(answer["results"])}

@@ -54,6 +54,8 @@ TYPED = (
     "html",
     "plan_out",
     "schema",
+    "snapshot",
+    "accept_data_loss",
     "wait",
     "without",
     "lease",
@@ -83,7 +85,7 @@ class ActionModule(ActionBase):
 
     def _inputs(self, verb: str, task_vars: dict[str, Any]) -> dict[str, Any]:
         given = {name: task_vars.get(name) for name in TYPED}
-        if verb in ("deploy", "rollback"):
+        if verb in ("deploy", "rollback", "restore"):
             asked.check_limit(task_vars.get("ansible_limit"), verb)
         if verb != "manage":
             asked.check_stray(task_vars.get("_raw_params"), verb)
@@ -160,6 +162,18 @@ class ActionModule(ActionBase):
             "watch": asked.check_seconds("watch", given["watch"], 0.0),
             "report": asked.check_path("report", given["report"]),
             "report_dir": str(settings.get("rollout_report_dir") or ""),
+        }
+
+    def _restore(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
+        snapshot = asked.check_snapshot("snapshot", given["snapshot"])
+        if not snapshot:
+            shown = "sudo bluegreen snapshots on the migration host names them"
+            raise Refused("snapshot is missing", "name the one that is put back", shown)
+        return {
+            "snapshot": snapshot,
+            "accept": asked.check_snapshot("accept_data_loss", given["accept_data_loss"]),
+            "migrations": options(settings),
+            "what": f"restore {snapshot}",
         }
 
     def _status(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
@@ -264,9 +278,8 @@ def read_settings(variables: Any, full: bool) -> dict[str, Any]:
     """
     from plugins.filter.bluegreen_settings import SETTINGS
 
-    names = [*SETTINGS] if full else [
-        "app_name", "migration_host", "rollout_report_dir", *(name for name in SETTINGS if name.startswith("migrations_"))
-    ]  # fmt: skip
+    few = ("app_name", "migration_host", "rollout_report_dir")
+    names = [name for name in SETTINGS if full or name in few or name.startswith("migrations_")]
     found = {}
     for name in names:
         if name not in variables:

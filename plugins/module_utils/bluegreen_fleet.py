@@ -21,14 +21,17 @@ Result = Mapping[str, Any]
 
 PHASES = (
     "preflight", "stage", "plan_migrations", "migrate", "plan_undo", "undo_first", "start", "smoke",
-    "canary", "switch", "watch", "confirm", "revert", "undo", "settle",
+    "canary", "switch", "watch", "confirm", "revert", "undo", "restore", "settle",
 )  # fmt: skip
 TITLES = {
-    "plan_migrations": "Plan migrations", "plan_undo": "Plan undo", "undo_first": "Undo first", "undo": "Undo migrations",
-}  # fmt: skip
+    "plan_migrations": "Plan migrations",
+    "plan_undo": "Plan undo",
+    "undo_first": "Undo first",
+    "undo": "Undo migrations",
+}
 # the variables in which the roles register answers: __<phase>_<part>
 PARTS = ("first", "rest", "result")
-SINGLE = ("plan_migrations", "migrate", "plan_undo", "undo_first", "undo")  # run on the migration host only
+SINGLE = ("plan_migrations", "migrate", "plan_undo", "undo_first", "undo", "restore")  # run on the migration host only
 ROLLBACK_SKIPS = ("stage", "plan_migrations", "migrate")
 UNDOING = ("plan_undo", "undo_first", "undo")  # of a rollback with -e schema=reverse
 DRY = ("preflight", "stage", "plan_migrations", "plan_undo")  # what --check runs
@@ -68,6 +71,10 @@ class Fleet:
     @property
     def rollback(self) -> bool:
         return self.inputs.get("verb") == "rollback"
+
+    @property
+    def restoring(self) -> bool:
+        return self.inputs.get("verb") == "restore"
 
     @property
     def check(self) -> bool:
@@ -237,10 +244,10 @@ def judge_preflight(fleet: Fleet) -> list[Problem]:
         pending = status.get("pending")
         if pending:
             found.append(pending_problem(host, pending))
-        if not fleet.rollback:
+        if not fleet.rollback and not fleet.restoring:
             found += judge_machine(fleet, host, machine, status)
     found = found or judge_lease(fleet)
-    if found:
+    if found or fleet.restoring:
         return found
     return judge_target(fleet) if fleet.rollback else judge_bad(fleet) or judge_reverts(fleet)
 
@@ -499,7 +506,12 @@ def warm(fleet: Fleet, host: str) -> bool:
 def nothing_to_do(fleet: Fleet) -> bool:
     """Whether every host serves exactly this release already."""
     wanted = release(fleet)
-    if fleet.rollback or wanted is None or not all(fleet.passed("stage", host) for host in fleet.hosts):
+    if (
+        fleet.rollback
+        or fleet.restoring
+        or wanted is None
+        or not all(fleet.passed("stage", host) for host in fleet.hosts)
+    ):
         return False
     return all((fleet.status(host).get("live") or {}).get("release") == wanted for host in fleet.hosts)
 
@@ -566,7 +578,7 @@ def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
         return begun and not fleet.check and (undoes(fleet, "after") or not fleet.passed("confirm", host))
     if phase == "revert":
         return bool(moved(fleet)) and bool(problems(fleet, "revert"))
-    if fleet.check and phase not in DRY:
+    if fleet.check and phase not in DRY and phase != "restore":  # which says what is lost
         return False
     if phase in SINGLE and not first:
         return False
@@ -588,6 +600,8 @@ def phase_hosts(fleet: Fleet, phase: str, part: str = "") -> list[str]:
 
 def wanted(fleet: Fleet, phase: str) -> bool:
     """Whether a phase has anything to do in this run, if nothing went wrong."""
+    if phase == "restore" or fleet.restoring:
+        return phase == "restore" and fleet.restoring
     if phase in UNDOING:
         return wants_undo(fleet, phase)
     if fleet.rollback:
@@ -623,7 +637,7 @@ def staying(fleet: Fleet) -> bool:
 
 
 def wants_undo(fleet: Fleet, phase: str) -> bool:
-    """Whether a phase that undoes migrations has anything to do. After the switch: only where nobody needs them any more."""
+    """Whether a phase that undoes migrations has anything to do: after the switch only where nobody needs them."""
     if not fleet.rollback or not fleet.inputs.get("schema"):
         return False
     if phase == "plan_undo":
@@ -655,12 +669,10 @@ def holds(fleet: Fleet, condition: str, host: str) -> bool:
         return bool(fleet.of("start", host)) and not committed(fleet)
     if condition == "drift":
         return bool(fleet.status(host).get("drift"))
-    if condition == "canary":
-        return bool(canary_steps(fleet))
+    if condition in ("canary", "judged"):
+        return judged(fleet) if condition == "judged" else bool(canary_steps(fleet))
     if condition in ("new_share", "same_share"):
         return canary_position(fleet)[1] == (condition == "new_share")
-    if condition == "judged":
-        return judged(fleet)
     if condition == "lease_named":
         return bool(fleet.inputs.get("lease"))
     if condition == "had_live":
@@ -1078,12 +1090,8 @@ def filled(call: Mapping[str, Any], fleet: Fleet, given: Mapping[str, Any]) -> d
             return {"ttl": float(call["ttl"])}
         case "decide":
             return {"release": release(fleet), "without": list(fleet.inputs.get("without") or [])}
-        case "lease" if call.get("action") == "take":
-            # a rollback does not need to look at background processes
-            about = {"run_url": fleet.inputs.get("run_url") or "", "process": str(fleet.inputs.get("process") or "")}
-            return {"what": str(fleet.inputs.get("what")), "brief": fleet.rollback, **about}
-        case "lease" if call.get("action") == "break":
-            return {"lease": str(fleet.inputs.get("lease"))}
+        case "lease":
+            return filled_lease(str(call.get("action")), fleet)
         case "revert":
             return revert_words(fleet)
         case "note":
@@ -1091,14 +1099,29 @@ def filled(call: Mapping[str, Any], fleet: Fleet, given: Mapping[str, Any]) -> d
         case "processes":
             # a deploy waits until the old background processes have finished; a rollback lets them finish alone
             return {"wait": call.get("wait", not fleet.rollback or undoes(fleet, "after"))}
-        case "undo":
-            options = dict(fleet.inputs.get("migrations") or {})
-            return {"to": release(fleet), **options}
-        case "migrate" | "manage" as verb:
-            return (
-                {"command": fleet.inputs["command"]} if verb == "manage" else dict(fleet.inputs.get("migrations") or {})
-            )
+        case "manage":
+            return {"command": fleet.inputs["command"]}
+        case "migrate" | "undo" | "restore" as verb:
+            return filled_data(verb, fleet)
     return {}
+
+
+def filled_lease(action: str, fleet: Fleet) -> dict[str, Any]:
+    """What the plugin adds to a step that is about the lease."""
+    if action == "take":
+        # a rollback does not need to look at background processes
+        about = {"run_url": fleet.inputs.get("run_url") or "", "process": str(fleet.inputs.get("process") or "")}
+        return {"what": str(fleet.inputs.get("what")), "brief": fleet.rollback, **about}
+    return {"lease": str(fleet.inputs.get("lease"))} if action == "break" else {}
+
+
+def filled_data(verb: str, fleet: Fleet) -> dict[str, Any]:
+    """What the plugin adds to a step that is about the databases."""
+    options = dict(fleet.inputs.get("migrations") or {})
+    if verb == "restore":
+        databases = options.get("databases") or {}
+        return {"snapshot": fleet.inputs["snapshot"], "accept": fleet.inputs["accept"], "databases": databases}
+    return {"to": release(fleet), **options} if verb == "undo" else options
 
 
 def revert_words(fleet: Fleet) -> dict[str, Any]:
@@ -1138,10 +1161,13 @@ def unjudged(fleet: Fleet) -> str:
 def ending(fleet: Fleet) -> str:
     """One word for the end.
 
-    live, rolled back, undone, nothing to do, planned; half done (the schema did not follow); or refused (nothing was changed), failed (before the switch), reverted.
+    live, rolled back, undone, restored, nothing to do, planned; half done (the schema did not follow); or refused
+    (nothing was changed), failed (before the switch), reverted.
     Asked during the confirmation, which writes it into the history, it says how the run ends if that goes well.
     """
     found = problems(fleet, "settle")
+    if fleet.restoring:
+        return restored(fleet, found)
     if half_done(fleet):
         return "half done"
     if found and moved(fleet):
@@ -1158,6 +1184,17 @@ def ending(fleet: Fleet) -> str:
     if committed(fleet) or (fleet.ran("switch") and not fleet.ran("confirm")):
         return "rolled back" if fleet.rollback else "live"
     return "failed"
+
+
+def restored(fleet: Fleet, found: Sequence[Problem]) -> str:
+    """How a restore ended."""
+    if found:
+        return (
+            "refused"
+            if all(problem.code in REFUSALS or problem.phase == "preflight" for problem in found)
+            else "failed"
+        )
+    return "planned" if fleet.check else "restored"
 
 
 def before(fleet: Fleet) -> str:

@@ -91,6 +91,18 @@ def check_target(value: object) -> str | None:
     )
 
 
+def check_snapshot(name: str, value: object) -> str:
+    """The id of a snapshot; empty when left out. Raises Refused."""
+    if value is None or value == "":
+        return ""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{12}-[0-9a-f]{8}", value):
+        return value
+    why = "it is a time and a release: 20260101T000000-0123456789ab-01234567"
+    raise Refused(
+        f"{name}={show(value)} is no snapshot", why, "sudo bluegreen snapshots on the migration host names them"
+    )
+
+
 def check_seconds(name: str, value: object, default: float, ceiling: float = 3600) -> float:
     """A duration in seconds, given as number or text. Raises Refused."""
     if value is None or value == "":

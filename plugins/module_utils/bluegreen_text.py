@@ -147,6 +147,12 @@ def _undo(hosts: Merged) -> str:
     return f"{listed(found.get('undone') or [], 2) or 'nothing'} undone; snapshot {found.get('snapshot') or 'none'}"
 
 
+def _restore(hosts: Merged) -> str:
+    found: Mapping[str, Any] = next((answer["restore"] for answer in hosts.values() if answer.get("restore")), {})
+    kept = [f"{alias} is back, the bad one is kept as {name}" for alias, name in (found.get("restored") or {}).items()]
+    return "; ".join(kept) or "verified, nothing was changed"
+
+
 def _start(hosts: Merged) -> str:
     colours = sorted({str((answer.get("start") or {}).get("colour")) for answer in hosts.values()})
     warm = all((answer.get("start") or {}).get("already_running") for answer in hosts.values())
@@ -219,7 +225,7 @@ def _revoked(answer: Mapping[str, Any]) -> dict[str, list[str]]:
 DETAILS = {
     "preflight": _preflight, "stage": _stage, "plan_migrations": _plan, "migrate": _migrate, "start": _start,
     "smoke": _smoke, "canary": _canary, "switch": _switch, "watch": _watch, "confirm": _confirm, "revert": _revert,
-    "settle": _settle, "plan_undo": _plan_undo, "undo": _undo,
+    "settle": _settle, "plan_undo": _plan_undo, "undo": _undo, "restore": _restore,
 }  # fmt: skip
 
 
@@ -229,7 +235,7 @@ DETAILS = {
 def outcome(fleet: Fleet) -> dict[str, Any]:
     """The end of a run: {ok, ending, line, notes, failure}; `failure` is {what, why, next} or None."""
     end = fleets.ending(fleet)
-    ok = end in ("live", "rolled back", "undone", "nothing to do", "planned")
+    ok = end in ("live", "rolled back", "undone", "restored", "nothing to do", "planned")
     return {
         "ok": ok,
         "ending": end,
@@ -255,6 +261,9 @@ def ending_line(fleet: Fleet, end: str) -> str:
         return f"{app}: nothing to do, {commit} is live on {hosts} ({{time}})"
     if end == "planned":
         return f"{app}: this was the plan for {commit or 'a rollback'}; nothing was changed ({{time}})"
+    if fleet.restoring:
+        done = "is put back" if end == "restored" else "could be put back; nothing was changed"
+        return f"{app}: {fleet.inputs.get('snapshot')} {done} ({{time}})"
     names = listed(undone(fleet))
     if end == "undone":
         return f"{app}: the schema follows {commit}: {names} undone ({{time}})"
@@ -343,7 +352,9 @@ def failure(fleet: Fleet, end: str) -> dict[str, str]:
     """What failed, why, what to type next."""
     found = fleets.problems(fleet, "settle")
     if end == "half done" and not found:
-        found = [Problem("undo", fleet.migration_host, "the migrations were not undone", "not every host let go of them")]
+        found = [
+            Problem("undo", fleet.migration_host, "the migrations were not undone", "not every host let go of them")
+        ]
     if not found:
         return {
             "what": "the run ended early",
@@ -370,6 +381,8 @@ def other_reason(found: Sequence[Problem]) -> str:
 def aftermath(fleet: Fleet, end: str) -> str:
     """What serves now."""
     previous = fleets.before(fleet)
+    if fleet.restoring:
+        return "nothing was changed" if end == "refused" else f"{previous} serves the data as they are"
     if end == "half done":
         return f"{fleets.sha(fleet)[:12]} serves, its schema is still the newer one"
     if end != "reverted":

@@ -15,7 +15,7 @@ options:
     description: The playbook that asks.
     type: str
     required: true
-    choices: [deploy, rollback, status, unlock, manage]
+    choices: [deploy, rollback, restore, status, unlock, manage]
 author: the bluegreen authors
 """
 

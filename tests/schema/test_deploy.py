@@ -99,6 +99,9 @@ def releases(server: shadow.Server, django: str, tmp_path: Path, monkeypatch: py
     shadow.psql(server, "postgres", "CREATE DATABASE live TEMPLATE template0")
     yield Releases(made, server, django, tmp_path)
     made.close()
+    names = shadow.psql(server, "postgres", "SELECT datname FROM pg_database WHERE datname ~ '^live(_|$)'").split()
+    for name in names:
+        shadow.psql(server, "postgres", f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_four_releases_and_the_way_back(releases: Releases) -> None:

@@ -53,7 +53,13 @@ class Older(Release):
         for one in order["steps"]:
             key = {name: one[name] for name in ("database", "app", "name")}
             if one["name"] == self.fails:
-                failed = {**key, "what": f"shop.{one['name']} failed", "why": "because", "next": "do", "finished": False}
+                failed = {
+                    **key,
+                    "what": f"shop.{one['name']} failed",
+                    "why": "because",
+                    "next": "do",
+                    "finished": False,
+                }
                 break
             self.applied.remove(one["name"])
             done.append({**key, "seconds": 0.1, "attempts": 1, "waited": 0.0})
@@ -91,7 +97,7 @@ def test_the_plan_names_everything_first_and_changes_nothing(host: Any, two: tup
 
 
 def test_after_the_switch_they_are_undone_from_the_newer_release(host: Any, two: tuple[Older, str, str]) -> None:
-    made, older, newer = two
+    made, older, _ = two
     made.wall = False  # then in a scratch database beside the live one, never predicted
     host.do("rollback")
     made.asked.clear()

@@ -647,3 +647,25 @@ def test_a_refused_plan_ends_the_run_and_keeps_its_verdicts() -> None:
     assert fleets.verdicts(state) == [one]
     assert fleets.phase_hosts(state, "migrate") == []
     assert fleets.ending(state) == "failed"
+
+
+# restore
+
+
+def restoring(**phases: Any) -> Fleet:
+    given_ = inputs(
+        "restore", snapshot="20260101T000000-aaaaaaaaaaaa-aaaaaaaa", accept="", migrations={"databases": {}}
+    )
+    return fleet(phases, {key: value for key, value in given_.items() if key != "artifact"}, LIVE_A)
+
+
+def test_a_restore_is_one_call_on_the_migration_host_under_the_lease() -> None:
+    begun = restoring()
+    assert next_phases(begun) == {"preflight": list(HOSTS), "restore": ["web1"], "settle": list(HOSTS)}
+    call = fleets.prepare([{"verb": "restore"}], begun, "web1", {})[0]
+    assert (call["snapshot"], call["accept"]) == ("20260101T000000-aaaaaaaaaaaa-aaaaaaaa", "")
+    assert fleets.ending(restoring(restore={"web1": failed(code=3)})) == "refused"
+    assert fleets.ending(restoring(restore={"web1": failed()})) == "failed"
+    assert fleets.ending(restoring(restore={"web1": answer("restore", {"restored": {"default": "b"}})})) == "restored"
+    assert "restore" not in next_phases(fleet({}))
+    assert "restore" not in next_phases(rollback(status(C, *HISTORY, idle=B)))
