@@ -42,7 +42,7 @@ class ActionModule(ActionBase):
         fleet = read_fleet(hostvars, inputs.get("hosts") or [])
         found = text.outcome(fleet)
         lines = text.migration_lines(fleet) if not found["ok"] else []
-        if fleet.check:
+        if fleet.check and not fleet.restoring:
             plan = text.plan(fleet)
             lines += text.plan_lines(plan) if found["ok"] else []
             found["plan"] = plan

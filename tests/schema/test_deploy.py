@@ -176,3 +176,29 @@ def test_four_releases_and_the_way_back(releases: Releases) -> None:
     with pytest.raises(BluegreenError, match=r"does not fit the schema any more: default: public\.shop_order\.number"):
         host.do("rollback")
     assert host.live() == fourth
+
+
+@pytest.mark.full
+def test_the_schema_goes_back_when_it_is_asked_to(releases: Releases) -> None:
+    host = releases.host
+    first = releases.make(1)
+    releases.deploy(1, first)
+    add = project.migration(
+        'migrations.AddField("Order", "note", models.TextField(null=True)),',
+        'dependencies = [("shop", "0001_initial")]',
+    )
+    second = releases.make(2, shop__models=ORDER + NOTE.format("null=True"), shop__migrations__0002_note=add)
+    releases.deploy(2, second)
+    releases.sql("INSERT INTO shop_order (number, note) VALUES ('1', 'since')")
+    releases.jobs.clear()
+    planned = host.do("undo", "r", 3, to=first, plan=True)
+    assert (planned["release"], planned["undoes"], planned["when"]) == (second, ["shop.0002_note"], "after")
+    assert planned["lines"][2].startswith("    lost: the column public.shop_order.note")
+    assert releases.jobs == ["known", "read", "back"]
+    host.do("rollback")
+    told = host.do("undo", "r", 3, to=first)
+    assert told["undone"] == ["shop.0002_note"]
+    assert releases.sql("SELECT * FROM shop_order") == "1|1"
+    assert snapshot.kept(host.context())[0]["before"] == ["undoing shop.0002_note"]
+    # the same release may be deployed again, and brings its migration again
+    assert releases.deploy(4, second)["applied"] == ["shop.0002_note"]
