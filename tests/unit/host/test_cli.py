@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -308,8 +309,23 @@ def test_a_wrong_batch_is_told_in_one_line(host: Any, capsys: Any, monkeypatch: 
 
 PENDING = json.dumps(
     {"pending": [{"database": "default", "app": "a", "name": "1"}], "plan": [], "problems": [], "unjudged": [],
-     "empty": True, "footprint": None}
+     "empty": True, "footprint": None,
+     # a schema that could go back
+     "known": [], "apps": [], "databases": {"default": {"applied": [["a", "1"]]}}, "method": "cluster",
+     "steps": [{"database": "default", "app": "a", "name": "1", "costs": [], "sql": [], "file_sha256": ""}],
+     "older": {"start": [], "way": [], "end": []}, "newer": {"start": [], "way": [], "end": []},
+     # and data
+     "at": "2026-01-02T00:00:00Z", "rows": {"public.t": 1}, "database": "orders", "user": "orders", "may": True}
 )  # fmt: skip
+SHOT = {
+    "id": "20260101T000000-aaaaaaaaaaaa-aaaaaaaa",
+    "databases": {
+        "default": {
+            "at": "2026-01-01T00:00:00Z", "rows": {"public.t": 2}, "size": 4, "file": "shot.dump", "recipient": "",
+            "sha256": hashlib.sha256(b"dump").hexdigest(),
+        }
+    },
+}  # fmt: skip
 
 
 def changing() -> dict[str, dict[str, Any]]:
@@ -333,6 +349,8 @@ def changing() -> dict[str, dict[str, Any]]:
         "processes": {"action": "settle"},
         "prune": {"keep": 2},
         "migrate": {"release": "new"},
+        "undo": {"to": "new"},
+        "restore": {"snapshot": SHOT["id"], "accept": SHOT["id"]},
         "reconcile": {},
         "note": {"event": "x"},
     }
@@ -357,6 +375,11 @@ def test_a_dry_run_changes_no_file(host: Any, tools: Any, verb: str, pending: bo
         params = {"manifest": host.artifact(9), "image": "x"}
     if verb == "configure":
         params = {"artifact": host.staged(4), "config": {**tools.CONFIG, "workers": 9}}
+    if verb == "restore":
+        kept = host.context().paths.state / "snapshots"
+        kept.mkdir()
+        (kept / "shot.dump").write_bytes(b"dump")
+        (kept / "shot.json").write_text(json.dumps(SHOT))
     before, units_before = (
         tools.snapshot(host.root),
         {name: vars(unit).copy() for name, unit in host.system.units.items()},
