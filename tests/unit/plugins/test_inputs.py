@@ -279,3 +279,11 @@ def test_an_approval_is_whole_and_says_who_and_why(value: object, by: object, wh
         return
     with pytest.raises(asked.Refused, match=says):
         asked.check_approvals(value, by, why)
+
+
+@pytest.mark.parametrize("value", ["last", "20260101T000000", "../20260101T000000-aaaaaaaaaaaa-aaaaaaaa", 7, ["a"]])
+def test_what_is_no_snapshot_is_refused_before_any_host_is_asked(value: object) -> None:
+    assert asked.check_snapshot("snapshot", "20260101T000000-aaaaaaaaaaaa-aaaaaaaa").endswith("-aaaaaaaa")
+    assert asked.check_snapshot("snapshot", None) == ""
+    with pytest.raises(Refused, match="is no snapshot"):
+        asked.check_snapshot("snapshot", value)
