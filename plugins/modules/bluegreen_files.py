@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Files and directories of a role in one execution: where nothing differs, starting a module costs more than its work."""
+"""Files and directories of a role in one execution: where nothing differs, starting modules is most of the cost."""
 
 from __future__ import annotations
 

@@ -317,7 +317,7 @@ class Hosts(RuleBasedStateMachine):
             assert host.do("lease")["lease"] is None
 
 
-WALKS = int(os.environ.get("BLUEGREEN_WALKS", "60"))
+WALKS = int(os.environ.get("BLUEGREEN_WALKS", "60" if os.environ.get("BLUEGREEN_TEST_FULL") else "30"))
 FIRST_SEED = int(os.environ.get("BLUEGREEN_SEED", "1"))
 
 

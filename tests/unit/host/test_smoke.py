@@ -277,7 +277,7 @@ def test_a_post_that_was_not_sent_is(site: Site) -> None:
     site.server.close()
     started = time.monotonic()
     answer = site.run({"path": "/order/", "method": "POST"}, timeout=0.1)
-    assert answer["checks"][0]["tries"] > 2
+    assert answer["checks"][0]["tries"] > 1
     assert "no answer: " in answer["checks"][0]["problem"]
     assert time.monotonic() - started < 5
 

@@ -99,7 +99,6 @@ def test_the_same_commit_gives_the_same_image_and_nothing_in_it_is_stale(project
     assert not built(project, "one")["built"]
     code, out, _ = build(project, "one")
     assert (code, out) == (0, one["artifact"] + "\n")
-    assert built(project, "one", "--set", "app_build_env={SECRET_KEY: other}")["artifact"] != one["artifact"]
 
     stem = one["artifact"]
     manifest = json.loads((project / f"one/{stem}.json").read_text())
@@ -122,6 +121,14 @@ def test_the_same_commit_gives_the_same_image_and_nothing_in_it_is_stale(project
     assert present == set(manifest["files"])
     assert_nothing_stale(root)
     assert not list((project / "tmp").iterdir())
+
+
+@pytest.mark.full  # that every setting counts for a recipe, and the recipe for the name, is tested without a build
+def test_another_recipe_makes_another_artifact_beside_the_first(project: Path) -> None:
+    one = built(project, "one")
+    other = built(project, "one", "--set", "app_build_env={SECRET_KEY: other}")
+    assert other["built"]
+    assert other["artifact"] != one["artifact"]
 
 
 def assert_nothing_stale(root: Path) -> None:
@@ -167,7 +174,7 @@ def test_a_static_root_elsewhere_is_refused(project: Path) -> None:
     assert_clean(project)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.full), signal.SIGTERM])
 def test_an_interrupted_build_leaves_nothing(project: Path, number: signal.Signals) -> None:
     process = start(project, "store", "--set", "app_build_commands=['touch started; sleep 4711']")
     deadline = time.monotonic() + 300
