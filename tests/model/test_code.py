@@ -82,7 +82,9 @@ def test_many_random_walks(seed: int) -> None:
 LEFT_OUT = ["deadman asks", "pending last", "boot asks", "boot arms", "provisional", "commit starts"]
 
 
-@pytest.mark.parametrize("rule", [*LEFT_OUT[:2], *(pytest.param(name, marks=pytest.mark.full) for name in LEFT_OUT[2:])])
+@pytest.mark.parametrize(
+    "rule", [*LEFT_OUT[:2], *(pytest.param(name, marks=pytest.mark.full) for name in LEFT_OUT[2:])]
+)
 def test_a_program_that_keeps_the_rules_is_not_a_model_without_one(rule: str) -> None:
     """The comparison can fail."""
     with pytest.raises(Mismatch):
