@@ -16,6 +16,7 @@ import pytest
 
 from support import load as tool
 from support.common import REPO, Failure
+from tests.unit.firing import fire, until
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -130,11 +131,11 @@ def drive(work: Callable[[Server], Awaitable[Any]]) -> Any:
 
 
 def shoot(*shapes: tool.Shape, count: int = 3, rate: float = 200.0, **options: Any) -> tuple[dict[str, Any], Server]:
-    """Sends about `count` requests of the mix to a test server; gives the report and the server."""
+    """Sends `count` requests of the mix, or some more, to a test server; gives the report and the server."""
 
     async def work(server: Server) -> tuple[dict[str, Any], Server]:
         load = tool.Load([tool.parse_target(server.url)], profile=shapes, rate=rate, **options)
-        report = await load.run(seconds=max(0.15, count / rate))
+        report = await fire(load, max(0.15, count / rate), count)
         return report, server
 
     result: tuple[dict[str, Any], Server] = drive(work)
@@ -180,7 +181,7 @@ def test_each_misbehaviour_has_its_class(path: str, category: str, says: str, ki
 def test_no_listener_is_a_connect_failure() -> None:
     async def work(server: Server) -> dict[str, Any]:
         free = tool.parse_target("http://127.0.0.1:1")
-        return await tool.Load([free], rate=50).run(seconds=0.1)
+        return await fire(tool.Load([free], rate=50), 0.1)
 
     report = drive(work)
     assert report["failed"] == report["requests"] > 0
@@ -219,7 +220,7 @@ def test_what_is_sent() -> None:
             tool.Shape("upload", "/up", "POST", body=5000, content_type="application/octet-stream", seconds=0.05),
         )
         target = tool.parse_target(server.url, "orders.example.org")
-        await tool.Load([target], profile=shapes, rate=100, probe_token="secret").run(seconds=0.1)
+        await fire(tool.Load([target], profile=shapes, rate=100, probe_token="secret"), 0.1)
         return server
 
     seen = drive(work).seen
@@ -255,9 +256,11 @@ def test_assets_are_read_from_the_page_and_a_missing_one_is_a_failure() -> None:
 def test_releases_are_told_apart_only_with_the_probe_token() -> None:
     async def work(server: Server, token: str) -> dict[str, Any]:
         load = tool.Load([tool.parse_target(server.url)], rate=100, probe_token=token)
-        running = asyncio.create_task(load.run(seconds=0.6))
-        await asyncio.sleep(0.3)
+        running = asyncio.create_task(load.run(seconds=30))
+        await until(lambda: load.tally.requests >= 10)
         server.release = "bbbbbbbbbbbb-22222222"
+        await until(lambda: load.tally.requests >= 20)
+        load.stop()
         return await running
 
     assert drive(lambda server: work(server, ""))["releases"] == {}
@@ -305,7 +308,7 @@ def test_quantiles() -> None:
 def test_the_thread_runs_beside_other_work_and_gives_its_report() -> None:
     async def work(server: Server) -> dict[str, Any]:
         traffic = tool.LoadThread(tool.Load([tool.parse_target(server.url)], rate=100)).start()
-        await asyncio.sleep(0.3)
+        await until(lambda: traffic.load.tally.requests > 10)
         return await asyncio.to_thread(traffic.stop)
 
     report = drive(work)

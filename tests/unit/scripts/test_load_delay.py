@@ -13,6 +13,7 @@ import pytest
 
 from support import load as tool
 from support.load.delay import DelayProxy
+from tests.unit.firing import fire
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -101,7 +102,7 @@ def test_a_round_trip_takes_the_delay_and_a_new_connection_one_more() -> None:
         times = []
         started = time.monotonic()
         reader, writer = await asyncio.open_connection(*place)
-        for _ in range(8):
+        for _ in range(20):
             writer.write(b"x")
             await reader.readexactly(1)
             times.append(time.monotonic() - started)
@@ -111,7 +112,7 @@ def test_a_round_trip_takes_the_delay_and_a_new_connection_one_more() -> None:
 
     first, *others = beside(echo, 0.06, work)
     assert first >= 0.12
-    assert 0.06 <= min(others) < 0.115, others  # the others may be slower on a busy machine
+    assert 0.06 <= min(others) < 0.115, others  # a busy machine may be slow with most of them
 
 
 def test_hundreds_of_connections_at_once_and_none_is_left() -> None:
@@ -177,7 +178,7 @@ def test_every_end_of_a_connection_means_the_same_through_it(
         server = await asyncio.start_server(handler, "127.0.0.1", 0)
         target = tool.parse_target(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         load = tool.Load([target], profile=[tool.Shape("get", "/")], rate=50, delay=10, timeout=10)
-        report = await load.run(seconds=0.15)
+        report = await fire(load, 0.15)
         server.close()
         return report
 
@@ -189,7 +190,7 @@ def test_every_end_of_a_connection_means_the_same_through_it(
 def test_a_refused_connection_is_a_failure_through_it_too() -> None:
     async def main() -> dict[str, Any]:
         load = tool.Load([tool.parse_target("http://127.0.0.1:1")], rate=50, delay=10, timeout=10)
-        return await load.run(seconds=0.1)
+        return await fire(load, 0.1)
 
     report = asyncio.run(main())
     assert report["failed"] == report["requests"] > 0

@@ -26,6 +26,7 @@ from websockets.http11 import Request, Response
 from support import load as tool
 from support.common import Failure
 from support.load.http2 import frames, goaway
+from tests.unit.firing import fire, until
 
 RELEASE = "aaaaaaaaaaaa-11111111"
 
@@ -79,7 +80,7 @@ def stream(path: str, **options: Any) -> dict[str, Any]:
         server = await asyncio.start_server(streams, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         shape = tool.Shape("stream", path, ends="end\n")
-        report = await tool.Load([tool.parse_target(url)], profile=[shape], rate=50, **options).run(seconds=0.1)
+        report = await fire(tool.Load([tool.parse_target(url)], profile=[shape], rate=50, **options), 0.1)
         server.close()
         return report
 
@@ -214,11 +215,13 @@ async def h2_served(folder: Path, *protocols: str, window: int = 65535) -> Async
             one.transport.abort()
 
 
-def h2(folder: Path, *shapes: tool.Shape, seconds: float = 0.1, window: int = 65535, **options: Any) -> dict[str, Any]:
+def h2(
+    folder: Path, *shapes: tool.Shape, seconds: float = 0.1, enough: int = 3, window: int = 65535, **options: Any
+) -> dict[str, Any]:
     async def work() -> dict[str, Any]:
         async with h2_served(folder, window=window) as url:
             load = tool.Load([tool.parse_target(url)], profile=shapes, **({"rate": 50.0} | options))
-            return await load.run(seconds=seconds)
+            return await fire(load, seconds, enough)
 
     return asyncio.run(work())
 
@@ -226,7 +229,7 @@ def h2(folder: Path, *shapes: tool.Shape, seconds: float = 0.1, window: int = 65
 @pytest.mark.parametrize("delay", [0, 10])
 def test_many_requests_share_few_connections(certificate: Path, delay: float) -> None:
     shapes = (tool.Shape("h2", "/"), tool.Shape("h2", "/form", "POST", "a=1"), tool.Shape("h2", "/slow"))
-    report = h2(certificate, *shapes, seconds=0.5, rate=100, probe_token="secret", delay=delay)
+    report = h2(certificate, *shapes, seconds=0.5, enough=30, rate=100, probe_token="secret", delay=delay)
     assert report["failed"] == 0, report["failures"]
     assert report["requests"] >= 30
     assert len(H2Server.made) == report["connections"]["opened"] == 2
@@ -287,7 +290,7 @@ def test_what_the_server_refused_is_counted_apart(certificate: Path, path: str, 
 
 
 def test_what_was_accepted_before_goaway_is_awaited_and_the_rest_goes_to_a_new_connection(certificate: Path) -> None:
-    report = h2(certificate, tool.Shape("h2", "/goaway-after"), seconds=0.5, h2_connections=1)
+    report = h2(certificate, tool.Shape("h2", "/goaway-after"), seconds=0.5, enough=10, h2_connections=1)
     assert report["failed"] == 0, report["failures"]
     assert len(H2Server.made) > 1
     assert report["requests"] - report["refused"] >= len(H2Server.made), "the one that each GOAWAY names is answered"
@@ -297,7 +300,7 @@ def test_what_was_accepted_before_goaway_is_awaited_and_the_rest_goes_to_a_new_c
 def test_a_server_without_http2_is_a_connect_failure(certificate: Path) -> None:
     async def work() -> dict[str, Any]:
         async with h2_served(certificate, "http/1.1") as url:
-            return await tool.Load([tool.parse_target(url)], profile=[tool.Shape("h2", "/")]).run(seconds=0.1)
+            return await fire(tool.Load([tool.parse_target(url)], profile=[tool.Shape("h2", "/")]), 0.1)
 
     report = asyncio.run(work())
     assert report["failed_by_class"] == {"connect": report["requests"]}
@@ -341,7 +344,7 @@ def test_http1_kinds_go_over_tls(certificate: Path, delay: float) -> None:
         server = await asyncio.start_server(streams, "127.0.0.1", 0, ssl=tls(certificate, "http/1.1"))
         url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         shapes = [tool.Shape(kind, "/") for kind in ("get", "fresh", "stream")]
-        report = await tool.Load([tool.parse_target(url)], profile=shapes, rate=60, delay=delay).run(seconds=0.4)
+        report = await fire(tool.Load([tool.parse_target(url)], profile=shapes, rate=60, delay=delay), 0.4, 6)
         server.close()
         return report
 
@@ -398,7 +401,7 @@ async def enumerated(connection: ServerConnection) -> AsyncIterator[tuple[int, s
 def sockets(
     path: str,
     *,
-    seconds: float = 0.6,
+    enough: Callable[[tool.Load, Echo], bool] = lambda load, _: load.tally.requests >= 8,
     during: Callable[[Echo, Sockets], Awaitable[None]] | None = None,
     connections: int = 2,
     secure: Path | None = None,
@@ -412,10 +415,10 @@ def sockets(
         )
         url = f"http{'s' if secure else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         shape = tool.Shape("websocket", path, seconds=0.05, connections=connections)
-        running = asyncio.create_task(
-            tool.Load([tool.parse_target(url)], profile=[shape], **options).run(seconds=seconds)
-        )
+        load = tool.Load([tool.parse_target(url)], profile=[shape], **options)
+        running = asyncio.create_task(fire(load, 0.3, lambda: enough(load, echo)))
         if during is not None:
+            await until(lambda: len(echo.live) == connections and len(echo.words) >= connections)
             await during(echo, server)
         report = await running
         server.close()
@@ -441,7 +444,7 @@ def test_websockets_over_tls(certificate: Path) -> None:
 
 @pytest.mark.parametrize("code", [1001, 1012])
 def test_a_close_that_asks_to_come_back_is_counted_apart_and_the_visitor_comes_back(code: int) -> None:
-    report, echo = sockets(f"/close/{code}")
+    report, echo = sockets(f"/close/{code}", enough=lambda load, _: load.tally.apart["closed"] >= 2)
     assert report["failed"] == 0, report["failures"]
     assert report["closed"] == report["kinds"]["websocket"]["closed"] >= 2
     assert echo.visits >= report["closed"]
@@ -459,7 +462,9 @@ def test_a_close_that_asks_to_come_back_is_counted_apart_and_the_visitor_comes_b
     ],
 )
 def test_each_misbehaviour_of_a_websocket_has_its_class(path: str, category: str, says: str) -> None:
-    report, _ = sockets(path, timeout=0.2 if category == "timeout" else 10)
+    report, _ = sockets(
+        path, enough=lambda load, _: load.tally.failed >= 2, timeout=0.2 if category == "timeout" else 10
+    )
     assert list(report["failed_by_class"]) == [category]
     assert report["failed"] >= 2
     assert says in report["failures"][0]["detail"]
@@ -468,22 +473,20 @@ def test_each_misbehaviour_of_a_websocket_has_its_class(path: str, category: str
 
 def test_a_server_that_restarts_closes_websockets_while_they_are_silent() -> None:
     async def restart(_echo: Echo, server: Sockets) -> None:
-        await asyncio.sleep(0.3)
         server.close(code=1012)
         await server.wait_closed()
 
-    report, _ = sockets("/echo", during=restart)
+    report, _ = sockets("/echo", during=restart, enough=lambda load, _: load.tally.classes["connect"] > 0)
     assert report["closed"] == 2
     assert set(report["failed_by_class"]) == {"connect"}, "nobody listens after it"
 
 
 def test_a_process_that_dies_is_a_failure_for_each_websocket() -> None:
     async def die(echo: Echo, _server: Sockets) -> None:
-        await asyncio.sleep(0.3)
         for connection in list(echo.live):
             connection.transport.abort()
 
-    report, echo = sockets("/echo", during=die, connections=3)
+    report, echo = sockets("/echo", during=die, connections=3, enough=lambda _, echo: echo.visits == 6)
     assert report["failed_by_class"] == {"reset": 3}
     assert echo.visits == 6
 
