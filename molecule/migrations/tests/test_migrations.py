@@ -62,8 +62,38 @@ def test_rows_are_changed_only_with_an_approval_by_name(fleet: Deployment) -> No
     assert (row["outcome"], row["verdict"], row["approved"]["by"]) == ("applied", "needs_approval", "tests")
 
 
+def test_the_schema_goes_back_with_the_release(fleet: Deployment) -> None:
+    with fleet.under_load(rate=15):
+        fleet.must("rollback.yml", schema="reverse")
+    fleet.expect_live(LIVE)
+    assert sql(fleet, "select count(*) from django_migrations where name = '0004_fill'") == "0"
+    assert [row["outcome"] for row in ledger(fleet) if row["name"] == "0004_fill"][-1] == "undone"
+
+
+def test_a_snapshot_comes_back_once_its_losses_are_accepted(fleet: Deployment) -> None:
+    applied_rows = [row for row in ledger(fleet) if row["name"] == "0004_fill" and row["outcome"] == "applied"]
+    snapshot = applied_rows[-1]["snapshot"]
+    products = sql(fleet, "select count(*), sum(price_cents) from orders_product")
+    sql(fleet, "update orders_product set price_cents = 0")
+    rows = len(ledger(fleet))
+    fleet.on("db1", 'runuser -u postgres -- psql -c "alter role orders createdb"')
+    try:
+        asked = fleet.refuse("restore.yml", snapshot=snapshot)
+        assert "accept_data_loss" in asked.tail(), asked.tail()
+        assert sql(fleet, "select sum(price_cents) from orders_product") == "0"
+        fleet.must("restore.yml", snapshot=snapshot, accept_data_loss=snapshot)
+        assert sql(fleet, "select count(*), sum(price_cents) from orders_product") == products
+        bad = sql(fleet, "select datname from pg_database where datname like 'orders\\_bad\\_%'").split()
+        assert len(bad) == 1, "the bad database is kept"
+        assert sql(fleet, "select sum(price_cents) from orders_product", bad[0]) == "0"
+        assert len(ledger(fleet)) >= rows
+        fleet.expect_live(LIVE)
+    finally:
+        fleet.on("db1", 'runuser -u postgres -- psql -c "alter role orders nocreatedb"')
+    sql(fleet, f"drop database {bad[0]}", "postgres")
+
+
 def test_a_controller_that_dies_while_migrating_leaves_a_run_that_the_next_one_finds_done(fleet: Deployment) -> None:
-    fleet.must("rollback.yml")
     before = applied(fleet)
     holder = "begin; lock table orders_product in share mode; select pg_sleep(20)"
     fleet.on("db1", f'systemd-run --quiet runuser -u postgres -- psql orders -c "{holder}"')
@@ -85,4 +115,5 @@ def test_a_release_that_the_schema_has_left_behind_does_not_come_back(fleet: Dep
         fleet.expect_live(NEXT)
     finally:
         sql(fleet, "alter table orders_order rename column remark to note")
-    fleet.must("rollback.yml")
+    fleet.must("rollback.yml", schema="reverse")
+    fleet.expect_live(LIVE)
