@@ -336,7 +336,7 @@ def found_in(places: list[str], marked: Marked) -> list[str]:
     with tempfile.NamedTemporaryFile("w") as wanted:
         wanted.write("\n".join(forms(marked.mark)) + "\n")
         wanted.flush()
-        found = ["find", *places, "-type", "f", "-newermt", marked.began, "!", "-path", wanted.name]
+        found = ["find", *places, "-xdev", "-type", "f", "-newermt", marked.began, "!", "-path", wanted.name]
         command = [*found, "-exec", "grep", "-laFs", "-f", wanted.name, "{}", "+"]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
 
