@@ -23,6 +23,7 @@ class Allowed:
     approve: tuple[str, ...] = ()
     by: str = ""
     reason: str = ""
+    late: tuple[str, ...] = ()  # app.name of those that run once the new release is confirmed
 
 
 def label(item: Item) -> str:
@@ -57,6 +58,41 @@ def check_words(allowed: Allowed, items: Sequence[Item], release: str, done: Col
         raise bad_input(f"{lacks} is missing", "an approval says who gives it, and why", f"-e {lacks}='…'")
 
 
+def check_late(allowed: Allowed, pending: Sequence[Item], ran: Collection[str], why_not: str) -> None:
+    """Refuse late migrations that cannot be meant. Raises BluegreenError (BAD_INPUT, REFUSED).
+
+    pending: each with the labels that it `needs`; ran: those that this release has run late: the same command works
+    again. why_not: nothing of it can be judged.
+    """
+    labels = list(dict.fromkeys(label(one) for one in pending))
+    for name in allowed.late:
+        if name not in labels and name not in ran:
+            why = f"pending: {', '.join(labels) or 'nothing'}"
+            raise bad_input(f"migrations_late: {name} is not pending", why, "leave it out")
+    late = [name for name in allowed.late if name in labels]
+    if late and why_not:
+        raise refused(f"{late[0]} cannot run late", why_not, "leave migrations_late out")
+    for one in pending:
+        if label(one) not in late and (first := [name for name in one.get("needs") or () if name in late]):
+            words = json.dumps({"migrations_late": [name for name in labels if name in (*late, label(one))]})
+            what = f"{label(one)} depends on {first[0]}, which is to run late"
+            raise refused(what, "what depends on a late migration is late too", f"name both: -e '{words}'")
+
+
+def not_late(result: Mapping[str, Any]) -> BluegreenError | None:
+    """Why a migration that was named cannot run once the new release is live; None if all can."""
+    late = [item for item in result["migrations"] if item.get("late")]
+    if late and result.get("method") == "static":
+        why = "whether the new release works without it is not known without a shadow"
+        return refused(f"{label(late[0])} cannot run late", why, "docs/migrations.md, The shadow, says what one needs")
+    for item in late:
+        if not item["late_possible"]:
+            why = "the new release does not work on the schema before it, or it moves data with Python code"
+            todo = "leave it out of migrations_late, or correct it and deploy a new commit"
+            return refused(f"{label(item)} cannot run late", why, todo)
+    return None
+
+
 def check(
     result: Mapping[str, Any], allowed: Allowed, release: str, done: Collection[str] = ()
 ) -> list[dict[str, Any]]:
@@ -69,6 +105,8 @@ def check(
     blocked = [one for one in result["problems"] if one["verdict"] == REFUSED]
     if blocked:
         raise _with_details(problem(blocked[0], len(blocked) - 1), result, release)
+    if error := not_late(result):
+        raise _with_details(error, result, release)
     barred = [item for item in items if item["verdict"] not in (SAFE, NEEDS_APPROVAL)]
     if barred:
         raise _with_details(no(barred), result, release)
@@ -90,8 +128,13 @@ def no(items: Sequence[Item]) -> BluegreenError:
     item = items[0]
     reasons = [one for one in item["reasons"] if one["verdict"] == REFUSED] or [{"why": "its verdict is not known"}]
     more = f" (and {len(items) - 1} more)" if len(items) > 1 else ""
-    what = f"{label(item)} is refused: {sentence(reasons[0])}{more}"
-    return refused(what, remedy(reasons[0]), "correct it and deploy a new commit; docs/migrations.md shows how")
+    when = ", also once the new release is live" if item.get("late") else ""
+    what = f"{label(item)} is refused{when}: {sentence(reasons[0])}{more}"
+    todo = "correct it and deploy a new commit; docs/migrations.md shows how"
+    if all(one.get("late_possible") and not one.get("late") for one in items):
+        words = json.dumps({"migrations_late": list(dict.fromkeys(label(one) for one in items))})
+        todo = f"{todo}; or the code first, and no way back after it: the same with -e '{words}'"
+    return refused(what, remedy(reasons[0]), todo)
 
 
 def please(items: Sequence[Item], release: str) -> BluegreenError:
@@ -148,9 +191,10 @@ def lines(result: Mapping[str, Any], release: str) -> list[str]:
     """What is not simply safe, for a person."""
     found = [f"{sentence(one)}" for one in result["problems"] if one["verdict"] == REFUSED]
     for item in result["migrations"]:
-        if item["verdict"] == SAFE:
+        if item["verdict"] == SAFE and not item.get("late"):
             continue
-        found.append(f"{label(item)}: {str(item['verdict']).replace('_', ' ')}")
+        found.append(f"{label(item)}: {str(item['verdict']).replace('_', ' ')}{', late' if item.get('late') else ''}")
+        found += [f"  before the switch: {one}" for one in item["bridge"] if item.get("late")]
         for one in item["reasons"]:
             if one["verdict"] != SAFE:
                 found.append(f"  {sentence(one)}")

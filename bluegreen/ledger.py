@@ -21,6 +21,7 @@ from bluegreen.errors import Silent
 from bluegreen.state import now
 
 APPLIED, FAILED, UNDONE = "applied", "failed", "undone"
+BRIDGED = "bridged"  # what a late migration needs before the switch was run, the migration itself not
 Row = Mapping[str, Any]
 
 TABLE = """CREATE TABLE IF NOT EXISTS public.ledger (id text PRIMARY KEY, at text NOT NULL, database text NOT NULL,
@@ -51,8 +52,10 @@ def understand(text: str) -> list[dict[str, Any]]:
 
 
 def latest(rows: Iterable[Row]) -> dict[tuple[str, str, str], Row]:
-    """The last word on each migration: (database, app, name) → its row. Failures say nothing about what is applied."""
-    ordered = sorted((row for row in rows if row["outcome"] != FAILED), key=lambda row: (row["at"], row["id"]))
+    """The last word on each migration: (database, app, name) → its row. Only what ran or was undone says something."""
+    ordered = sorted(
+        (row for row in rows if row["outcome"] in (APPLIED, UNDONE)), key=lambda row: (row["at"], row["id"])
+    )
     return {(row["database"], row["app"], row["name"]): row for row in ordered}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from bluegreen import files, gate, jobs, ledger, release
 from bluegreen.context import Context
-from bluegreen.errors import BluegreenError, Code, bad_input, check_failed
+from bluegreen.errors import BluegreenError, Code, bad_input, check_failed, refused
 from bluegreen.state import now
 
 PLAN = "migrations.json"  # in the state directory: what may run
@@ -64,13 +64,20 @@ def plan(context: Context, name: str, allowed: gate.Allowed, options: Options) -
     started = time.monotonic()
     rows = ledger.read(context)
     done = {str(row["approval"]) for row in rows if row["release"] == name and row.get("approval")}
+    ran = {
+        label(row) for row in rows if row["release"] == name and row.get("late") and row["outcome"] == ledger.APPLIED
+    }
     live = context.state.live()
     live_print = ledger.footprint(context, live.release) if live else None
     order = {**options.places, "ledger": ledger.applied(rows), "live": live_print}
+    order |= {"late": list(allowed.late)} if allowed.late else {}
     found = jobs.ask(context, name, "plan", "pending", order, 120)
     labels = unique([label(one) for one in found["pending"]])
+    late = [one for one in labels if one in allowed.late]
     answer: dict[str, Any] = {"pending": labels, "plan": found["plan"], "verdict": gate.SAFE, "migrations": []}
+    answer |= {"late": late, "before": live.sha if live else ""}
     why_not = unjudged(found, bool(live))
+    gate.check_late(allowed, found["pending"], ran, why_not or ("" if live else "nothing is live yet"))
     if not found["pending"] or why_not:
         gate.check_words(allowed, [], name, done)
         if found["problems"]:
@@ -149,6 +156,8 @@ def step(item: Mapping[str, Any], name: str) -> dict[str, Any]:
         "tables": [one["name"] for one in item.get("tables") or ()],
         "rows": {one["name"]: one["rows"] for one in item.get("tables") or ()},
         "sql": list(item.get("sql") or ()),
+        "late": bool(item.get("late")),
+        "bridge": list(item.get("bridge") or ()) if item.get("late") else [],
         "rules": sorted({one["rule"] for one in item.get("reasons") or () if one["verdict"] != gate.SAFE}),
         "reversible": item.get("reversible"),
         "approval": gate.token(item, name) if item.get("approved") else None,
@@ -170,9 +179,16 @@ def kept_plan(context: Context) -> dict[str, Any] | None:
 # migrate
 
 
-def migrate(context: Context, name: str, timeout: float, allowed: gate.Allowed, options: Options) -> dict[str, Any]:
-    """Run what the plan allows: see the verb `migrate`. A second call finds nothing to do, or waits for the first."""
+def migrate(
+    context: Context, name: str, timeout: float, allowed: gate.Allowed, options: Options, late: bool = False
+) -> dict[str, Any]:
+    """Run what the plan allows: see the verb `migrate`. A second call finds nothing to do, or waits for the first.
+
+    late: those that were named for it, once the release is confirmed; otherwise all others, and what these need before.
+    """
     started = time.monotonic()
+    if late:
+        require_confirmed(context, name)
     attached = not context.dry_run and jobs.attach(context, name, timeout)
     order = {**options.places}
     pending = jobs.ask(context, name, "plan", "pending", order, 120)
@@ -180,7 +196,7 @@ def migrate(context: Context, name: str, timeout: float, allowed: gate.Allowed, 
     if planned and not context.dry_run:
         finish_rows(context, planned, pending["pending"])
     answer: dict[str, Any] = {"applied": [], "pending": [], "attached": attached, "seconds": 0.0, "output": []}
-    labels = unique([label(one) for one in pending["pending"]])
+    labels = unique([label(one) for one in pending["pending"] if not late or label(one) in allowed.late])
     if context.dry_run or not labels:
         seconds = round(time.monotonic() - started, 2)
         if not context.dry_run and pending["footprint"]:
@@ -191,7 +207,23 @@ def migrate(context: Context, name: str, timeout: float, allowed: gate.Allowed, 
         planned = kept_plan(context) or {}
     if str(planned["unjudged"] or "").startswith("not judged") and not pending["footprint"]:
         return answer | by_django(context, name, timeout, planned, started)
-    return answer | by_runner(context, name, timeout, planned, options, started)
+    if not due(planned, late):
+        if pending["footprint"]:
+            keep(context, name, pending["footprint"], options)
+        return answer | {"pending": labels, "seconds": round(time.monotonic() - started, 2)}
+    return answer | by_runner(context, name, timeout, planned, options, started, late)
+
+
+def due(planned: Mapping[str, Any], late: bool) -> bool:
+    """Whether there is anything to run before the switch, or `late`."""
+    return any(one["late"] is late or (one["bridge"] and not late) for one in planned["steps"])
+
+
+def require_confirmed(context: Context, name: str) -> None:
+    """Refuse to run late migrations while the release before may still be needed. Raises BluegreenError (REFUSED)."""
+    live = context.state.live()
+    if live is None or live.release != name or context.state.pending():
+        raise refused(f"{name} is not confirmed here", "late migrations run after that", "confirm it first")
 
 
 def covers(planned: Mapping[str, Any], deploy_id: str, name: str, pending: list[dict[str, Any]]) -> bool:
@@ -203,15 +235,23 @@ def covers(planned: Mapping[str, Any], deploy_id: str, name: str, pending: list[
 
 
 def by_runner(
-    context: Context, name: str, timeout: float, planned: Mapping[str, Any], options: Options, started: float
+    context: Context,
+    name: str,
+    timeout: float,
+    planned: Mapping[str, Any],
+    options: Options,
+    started: float,
+    late: bool,
 ) -> dict[str, Any]:
     """PostgreSQL: in the release, by schema/runner.py."""
-    steps = planned["steps"]
+    steps = [one for one in planned["steps"] if one["late"] is late]
+    later = [one for one in planned["steps"] if one["late"] and not late]
     shot = before_approved(context, name, steps, options)
     order = {
         "app": context.app,
         **options.places,
         "steps": steps,
+        "later": later,
         "lock_timeout": options.lock_timeout,
         "statement_timeout": options.statement_timeout,
         "patience": options.patience,
@@ -227,6 +267,8 @@ def by_runner(
     labels = unique([label(one) for one in done["applied"]])
     failed = done["failed"]
     rows = [row(planned, one, ledger.APPLIED, begun, number) for number, one in enumerate(done["applied"])]
+    bridged = done.get("bridged") or []
+    rows += [row(planned, one, ledger.BRIDGED, begun, len(rows)) | {"bridge": one["bridge"]} for one in bridged]
     if failed and failed["name"] and failed["recorded"]:
         rows.append(row(planned, failed, ledger.APPLIED, begun, len(rows)))
     elif failed and failed["name"]:
@@ -242,6 +284,8 @@ def by_runner(
         approved=planned["approved"],
         snapshot=shot,
         verdicts={label(one): one["verdict"] for one in steps},
+        **({"late": True} if late else {}),
+        **({"bridged": [label(one) for one in bridged]} if bridged else {}),
         **({"failed": label(failed), "why": failed["why"]} if failed else {}),
     )
     if failed:
@@ -251,7 +295,8 @@ def by_runner(
     keep(context, name, {**planned["footprint"], "known": done["known"]}, options)
     return {
         "applied": labels,
-        "pending": [],
+        "pending": unique([label(one) for one in later]),
+        "bridged": [" ".join(one["bridge"]) for one in bridged],
         "migrations": done["applied"],
         "approved": planned["approved"],
         "snapshot": shot,
@@ -262,8 +307,8 @@ def by_runner(
 
 
 def before_approved(context: Context, name: str, steps: list[dict[str, Any]], options: Options) -> str:
-    """A verified snapshot of the databases in which something approved runs: its id, or nothing where nothing is."""
-    approved = [one for one in steps if one["approval"]]
+    """A verified snapshot of the databases in which something approved, or late, runs: its id, or nothing."""
+    approved = [one for one in steps if one["approval"] or one["late"]]
     if not approved:
         return ""
     from bluegreen import snapshot
@@ -291,6 +336,7 @@ def row(planned: Mapping[str, Any], one: Mapping[str, Any], outcome: str, at: st
         "number": number,
         **{key: said.get(key) for key in verdict},
         **({"approved": planned["approved"]} if said.get("approval") else {}),
+        **({"late": True} if said.get("late") else {}),
         **{key: one.get(key) for key in ("seconds", "attempts", "waited") if key in one},
     }
 
@@ -356,6 +402,10 @@ def check_fits(context: Context, name: str) -> None:
         raise unfit(name, misfits)
     if name not in found["fits"]:
         why = found["why"] or "what it expects is kept on the migration host"
+        record = context.state.record(name)
+        if record and record.cold:
+            todo = "from the controller: ansible-playbook rollback.yml"
+            raise refused(f"whether {name} fits the schema is not known", f"{why}; migrations ran after it", todo)
         context.say(f"whether {name} fits the schema is not known: {why}")
 
 
@@ -368,10 +418,11 @@ def unfit(name: str, misfits: list[str]) -> BluegreenError:
 
 def options_of(params: Mapping[str, Any]) -> tuple[gate.Allowed, Options]:
     """The parameters of the verb. Raises BluegreenError (BAD_INPUT)."""
-    if not all(isinstance(one, str) for one in params["approve"]):
-        raise bad_input("approve must be a list of texts", f"it is {params['approve']!r}")
+    for key in ("approve", "late"):
+        if not all(isinstance(one, str) for one in params[key]):
+            raise bad_input(f"{key} must be a list of texts", f"it is {params[key]!r}")
     databases = databases_of(params["databases"])
-    allowed = gate.Allowed(tuple(params["approve"]), params["by"], params["reason"])
+    allowed = gate.Allowed(tuple(params["approve"]), params["by"], params["reason"], tuple(params["late"]))
     times = {key: float(params[key]) for key in ("lock_timeout", "statement_timeout", "patience")}
     if wrong := [key for key, value in times.items() if value <= 0]:
         raise bad_input(f"{wrong[0]} must be more than 0 seconds", "without a limit all traffic may queue behind it")

@@ -207,6 +207,7 @@ def _start_warm(context: Context, colour: str) -> bool:
         not name
         or not record
         or record.state != "confirmed"
+        or record.cold
         or not release.complete(context.paths, name)
         or start.is_active(context.app, colour)
     ):

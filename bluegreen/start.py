@@ -195,7 +195,7 @@ def abandon(context: Context) -> dict[str, Any]:
     stop_colour(context, colour, context.config.drain_ceiling)
     before = live.previous if live else None
     warming = str(before["release"]) if before and release.complete(paths, str(before["release"])) else None
-    if warming and (known := state.record(warming)) and known.state == "confirmed":
+    if warming and (known := state.record(warming)) and known.state == "confirmed" and not known.cold:
         files.replace_symlink(paths.colour(colour), f"releases/{warming}")
         if processes.sync(paths, colour, release.processes_of(paths, warming)):
             units.systemctl("daemon-reload")

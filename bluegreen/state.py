@@ -165,6 +165,7 @@ class Record:
     deployed_at: str = ""
     confirmed_fence: int = 0
     reason: str = ""
+    cold: bool = False  # not kept warm and never a fallback: late migrations may have left it behind
 
 
 T = TypeVar("T", Live, Pending, Lease, Record)

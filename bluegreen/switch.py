@@ -309,7 +309,9 @@ def finish_confirm(context: Context, chosen: Live, pending: Pending) -> None:
     # a rollback keeps the place in the order, so that the next one goes further back
     fence = record.confirmed_fence if kind == "rollback" and record.confirmed_fence else chosen.fence
     state.set_record(
-        dataclasses.replace(record, state="confirmed", confirmed_fence=fence, deployed_at=chosen.since, reason="")
+        dataclasses.replace(
+            record, state="confirmed", confirmed_fence=fence, deployed_at=chosen.since, reason="", cold=False
+        )
     )
     if kind == "rollback" and left != chosen.release:
         mark(context, left, "rolled_back", "rolled back by an operator")
@@ -330,7 +332,15 @@ def may_fall_back(context: Context, colour: str) -> bool:
     """Whether nginx may use a colour as fallback: a warm release that was confirmed and not left as bad."""
     name = release.resolved(context.paths, colour)
     record = context.state.record(name) if name else None
-    return bool(record and record.state == "confirmed" and start.is_active(context.app, colour))
+    return bool(record and record.state == "confirmed" and not record.cold and start.is_active(context.app, colour))
+
+
+def let_go(context: Context) -> None:
+    """Keep no release but the live one warm from now on, and never fall back to one: the schema leaves them behind."""
+    live = context.state.live()
+    for record in context.state.records():
+        if record.state == "confirmed" and not record.cold and not (live and record.id == live.release):
+            context.state.set_record(dataclasses.replace(record, cold=True))
 
 
 def mark(context: Context, name: str, state: str, why: str) -> None:

@@ -144,6 +144,8 @@ def drain(context: Context, params: Params) -> Answer:
         return {"colour": colour, "in_flight": inflight.sample(str(context.paths.socket(colour)))}
     if live:
         start.write_route(context, live.colour)
+    if params["cold"]:
+        switch.let_go(context)
     started = time.monotonic()
     left = start.stop_colour(context, colour, params["ceiling"] or context.config.drain_ceiling)
     context.state.append_history("drain", colour=colour, left=left)
@@ -318,7 +320,7 @@ def migrate(context: Context, params: Params) -> Answer:
     allowed, options = migrations.options_of(params)
     if params["plan"]:
         return migrations.plan(context, name, allowed, options)
-    return migrations.migrate(context, name, params["timeout"], allowed, options)
+    return migrations.migrate(context, name, params["timeout"], allowed, options, params["moment"] == "late")
 
 
 def restore(context: Context, params: Params) -> Answer:
@@ -334,7 +336,7 @@ def undo(context: Context, params: Params) -> Answer:
     """Undo what newer releases migrated, or say what that would do."""
     from bluegreen import backwards, migrations
 
-    _, options = migrations.options_of({**params, "approve": [], "by": "", "reason": ""})
+    _, options = migrations.options_of({**params, "approve": [], "by": "", "reason": "", "late": []})
     if params["plan"]:
         return backwards.plan(context, params["release"], params["to"], options)
     return backwards.undo(context, params["release"], params["to"], params["timeout"], options)
@@ -425,7 +427,8 @@ VERBS: dict[str, Verb] = {
     "mark": Verb(mark, "remember a release as bad, or forgive it", {
         "release": RELEASE, "state": Param(str, "bad", choices=("bad", "staged", "rolled_back")), "why": Param(str, "")}),
     "drain": Verb(drain, "stop the idle colour when nothing is in flight", {
-        "colour": Param(str, "", choices=("", *COLOURS)), "ceiling": Param(float, 0.0)}, long=True),
+        "colour": Param(str, "", choices=("", *COLOURS)), "ceiling": Param(float, 0.0),
+        "cold": Param(bool, False, "and keep no older release warm: the schema is about to leave them behind")}, long=True),
     "processes": Verb(processes_verb, "background processes", {
         "action": Param(str, "settle", choices=("start", "settle", "stop")), "release": Param(str, None), "wait": Param(bool, True),
         "alive": Param(float, 0.0)}, long=True),
@@ -433,6 +436,8 @@ VERBS: dict[str, Verb] = {
     "migrate": Verb(migrate, "run the pending migrations of a release", {
         "release": Param(str, None), "plan": Param(bool, False, "judge them, run nothing"), "timeout": Param(float, 3600.0),
         "approve": Param(list, [], data=True), "by": Param(str, "", "who approves"), "reason": Param(str, "", "why"),
+        "late": Param(list, [], "app.name of those that run after the release is confirmed", data=True),
+        "moment": Param(str, "before", "late: now run those", choices=("before", "late")),
         **DATABASES}, long=True),
     "undo": Verb(undo, "undo the migrations of newer releases, from their code", {
         "to": Param(str, required=True, help="release id of the older one"), "release": Param(str, None, "of the newer one; else what is or was live"),

@@ -12,7 +12,7 @@ Unprivileged. Run by a release's own virtualenv, as the application's user, neve
 | prepare | server | {databases}: this release's own databases on a throwaway server, all migrations applied |
 | plan | all but bundle | read, then judge, each in a process of its own |
 | pending | aliases, ledger, live | {pending, plan, problems, unjudged, empty, footprint}: one start of Django |
-| run | app, steps | {applied, failed, known, output}: runs them for good, one at a time (runner.py) |
+| run | app, steps | {applied, bridged, failed, known, output}: runs them for good, one at a time (runner.py) |
 | dump | alias | a line of JSON, then the bytes of pg_dump (dumping.py) |
 | known | databases | {known, apps}: the migrations that this release has; no connection |
 | back | bundle, known, apps, ours, older, newer | undoing them, tried on a shadow (backwards.py): behind the wall |
@@ -30,12 +30,14 @@ What may stand in the order, all optional but `bundle` for judge:
 - `databases`: {alias: {HOST, PORT, NAME, USER, PASSWORD, OPTIONS}} instead of the settings' own
 - `ledger`: {"app.name": sha256 of the file as it was applied}; `known_ahead`: ["app.name"] applied, not here
 - `aliases`: the databases meant (pending: ["default"]; read: all); `direct`: {alias: {host, port}} past a pooler
+- `late`: ["app.name"] that run once the new release is live: tried after all others and judged as if it were (judge);
+  pending then also says what each migration `needs`. run: `later`, those that are left out, and their bridges
 - `sizes_unknown`: true where the sizes of the database that was read say nothing
 
 The answer: {format, verdict, method: shadow or static, method_detail, why_not_better, problems: [reason], footprint,
 seconds, migrations: [{database, app, name, verdict, reasons: [reason], sql, tables: [{name, rows, bytes}], reversible,
-late_possible, bridge, atomic, file, file_sha256, sql_sha256, approval}]}; a reason is {rule, verdict, table, column,
-why, instead, releases, line}. Verdicts: safe, needs_approval, refused.
+late_possible, bridge, late, atomic, file, file_sha256, sql_sha256, approval}]}; a reason is {rule, verdict, table,
+column, why, instead, releases, line}. Verdicts: safe, needs_approval, refused.
 An error is {error: {what, why, next, code}}, with an exit status of errors.Code.
 
 To read it: facts.py (what is known), fits.py and rules.py (what follows), decide.py (the verdict), advice.py (its

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bluegreen.schema import advice, fits, rules, sqltext
-from bluegreen.schema.facts import FORMAT, Catalog, Column, Finding, Footprint, Step, Verdict
+from bluegreen.schema.facts import FORMAT, Catalog, Column, Finding, Footprint, Index, Step, Verdict
 
 # What a column that new code no longer writes can be given meanwhile: type → a value that says nothing.
 BRIDGES = {
@@ -29,6 +30,7 @@ class Case:
     new: Footprint
     problems: Sequence[Finding] = ()
     tried: bool = True  # on a shadow; otherwise predicted from the operations
+    late: frozenset[str] = frozenset()  # app.name of those that run once the new release is live; they come last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +51,20 @@ def judge(case: Case) -> tuple[list[Judged], list[Finding]]:
     """The verdict of each step, and the problems of the plan as a whole."""
     blamed, problems = _new_release(case)
     judged = []
+    once_live = _once_live(case)
     for number, step in enumerate(case.steps):
-        found = [*rules.findings(step, case.setting), *blamed.get(number, [])]
+        found = [*rules.findings(step, once_live if step.label in case.late else case.setting), *blamed.get(number, [])]
         if not case.tried:
             found += _not_tried(step)
         late, bridge = late_possible(case, step)
         judged.append(Judged(step, tuple(found), late, bridge))
     return judged, [*case.problems, *problems]
+
+
+def _once_live(case: Case) -> rules.Setting:
+    """What late migrations are judged against: the new release is the live one then, on the schema before them."""
+    before = next((step.before for step in case.steps if step.label in case.late), case.setting.baseline)
+    return dataclasses.replace(case.setting, baseline=before, live=case.new)
 
 
 def _not_tried(step: Step) -> list[Finding]:
@@ -129,10 +138,20 @@ def late_possible(case: Case, step: Step) -> tuple[bool, tuple[str, ...]]:
             continue
         kind = one.values.get("type", "")
         value = BRIDGES.get(kind.split("(", 1)[0].strip())
-        if one.rule != "insert-omits" or value is None:
+        if one.rule != "insert-omits" or value is None or _constrained(step.before, one):
             return False, ()
         bridge.append(f"ALTER TABLE {quoted(one.table)} ALTER COLUMN {quoted(one.column)} SET DEFAULT {value};")
     return True, tuple(bridge)
+
+
+def _constrained(catalog: Catalog, finding: Finding) -> bool:
+    """Is there a rule that one value for all new rows may break: unique, foreign key, check, exclusion?"""
+    rules_of = [one for one in (*catalog.constraints.values(), *catalog.indexes.values()) if one.table == finding.table]
+    return any(
+        finding.column in one.columns or re.search(rf"\b{re.escape(finding.column)}\b", one.definition)
+        for one in rules_of
+        if not isinstance(one, Index) or one.unique
+    )
 
 
 def _elsewhere(case: Case, finding: Finding) -> set[tuple[str, str, str]]:
@@ -224,6 +243,7 @@ def _migration(case: Case, judged: Judged) -> dict[str, Any]:
         "reversible": all(one.reverse != "no" for one in step.operations),
         "late_possible": judged.late,
         "bridge": list(judged.bridge),
+        "late": step.label in case.late,
         "atomic": step.atomic,
         "file": step.file,
         "file_sha256": step.file_sha256,
@@ -250,7 +270,7 @@ def summary(result: Mapping[str, Any]) -> list[str]:
             lines.append("  a deploy asks for its approval by name")
         if item["verdict"] == "refused" and item["late_possible"]:
             before = f", after {' '.join(item['bridge'])}" if item["bridge"] else ""
-            lines.append(f"  or: the code first, and this migration with the commit after it{before}")
+            lines.append(f"  or: the code first, and this migration late or with the commit after it{before}")
     how = "tried on a shadow" if result["method"] == "shadow" else "predicted without a shadow"
     lines.append(
         f"{result['verdict'].replace('_', ' ')}: {len(result['migrations'])} pending, {how} ({result['method_detail']})"

@@ -8,6 +8,7 @@ behind it. After a failure what is true is read again from the database, never c
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import os
 import random
@@ -120,10 +121,13 @@ def _pending_of(
             f"{app} has several leaves: {', '.join(sorted(names))}",
             "run makemigrations --merge and deploy a new commit",
         )
-    plan = [migration for migration, _ in tryout.plan_of(executor)]
+    whole = tryout.plan_of(executor)
+    plan = [migration for migration, _ in whole]
+    needs = tryout.needs(executor, whole) if order.get("late") else {}
     for migration in plan:
         key = {"database": alias, "app": migration.app_label, "name": migration.name}
-        found["pending"].append({**key, "file_sha256": _digest(migration)})
+        more = {"needs": needs[f"{migration.app_label}.{migration.name}"]} if needs else {}
+        found["pending"].append({**key, "file_sha256": _digest(migration), **more})
         found["plan"].append(f"{migration.app_label}.{migration.name}")
         found["plan"] += [f"    {operation.describe()}" for operation in migration.operations]
     applied = list(executor.loader.applied_migrations)
@@ -238,6 +242,8 @@ class Step:
         self.file_sha256 = str(data.get("file_sha256") or "")
         self.tables = [str(one) for one in data.get("tables") or ()]
         self.back = bool(data.get("back"))  # it is undone
+        self.late = bool(data.get("late"))  # it runs once the new release is live
+        self.bridge = [str(one) for one in data.get("bridge") or ()]  # run before the switch, for a late one
         sql = [str(one) for one in data.get("sql") or ()]
         self.sql = [one for one in sql if sqltext.kind(one) is not sqltext.Kind.SETTING]
 
@@ -302,6 +308,8 @@ def what_to_do(step: Step, truth: Mapping[str, Any], state: str, atomic: bool) -
         return "nothing of it stays; try again when the transaction that held the table has ended"
     if step.back:
         return "nothing of it was undone; correct the rows that it names, then the same again"
+    if step.late:
+        return "nothing of it stays, and the live release works without it; correct what it names, then the same again"
     return "nothing of it stays; correct the migration and deploy a new commit"
 
 
@@ -508,19 +516,21 @@ def run(order: Mapping[str, Any]) -> dict[str, Any]:
     service.setup(order)
     lines: deque[str] = deque(maxlen=KEPT_LINES)
     steps = [Step(one) for one in order.get("steps") or ()]
-    answer: dict[str, Any] = {"applied": [], "failed": None, "known": {}}
+    later = [Step(one) for one in order.get("later") or ()]
+    answer: dict[str, Any] = {"applied": [], "bridged": [], "failed": None, "known": {}}
     with unbreakable(lines):
-        for alias in dict.fromkeys(step.database for step in steps):
-            answer["failed"] = _run_on(alias, [one for one in steps if one.database == alias], order, answer)
+        for alias in dict.fromkeys(step.database for step in [*steps, *(one for one in later if one.bridge)]):
+            mine = [[one for one in part if one.database == alias] for part in (steps, later)]
+            answer["failed"] = _run_on(alias, mine[0], mine[1], order, answer)
             if answer["failed"]:
                 break
     return answer | {"output": list(lines)}
 
 
 def _run_on(
-    alias: str, steps: Sequence[Step], order: Mapping[str, Any], answer: dict[str, Any]
+    alias: str, steps: Sequence[Step], later: Sequence[Step], order: Mapping[str, Any], answer: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """The migrations of one database. Returns what failed."""
+    """The migrations of one database, then the bridges of those that run `later`. Returns what failed."""
     from django.db import connections
 
     connection = connections[alias]
@@ -528,12 +538,13 @@ def _run_on(
     session.begin()
     try:
         executor = _executor(connection)
-        todo = still_pending(executor, steps)
-        if not todo:
+        todo = still_pending(executor, steps, later)
+        if not todo and not any(step.bridge for step in later):
             return None  # somebody else was here first: each migration runs once
         before = executor._create_project_state(with_applied_migrations=True)
         plan = [(executor.loader.graph.nodes[step.app, step.name], False) for step in todo]
-        _signal("pre", connection, before.apps, plan)
+        if plan:
+            _signal("pre", connection, before.apps, plan)
         state = before.clone()
         for number, step in enumerate(todo, 1):
             say(f"{step.label} ({number} of {len(todo)})")
@@ -547,9 +558,15 @@ def _run_on(
             state = made
             answer["applied"].append(done)
             say(f"{step.label} applied in {done['seconds']:.2f} s")
+        for step in later:
+            if step.bridge:
+                done, failed = _bridge(session, step)
+                if failed:
+                    return failed
+                answer["bridged"].append(done)
         executor.check_replacements()
         session.timeouts(False)
-        if problem := _after(session, connection, state, plan):
+        if plan and (problem := _after(session, connection, state, plan)):
             return problem
         answer["known"][alias] = [
             list(one.key) for one in stored.against(models.of_release(connection), _catalog(connection))
@@ -559,18 +576,43 @@ def _run_on(
     return None
 
 
-def still_pending(executor: Any, steps: Sequence[Step]) -> list[Step]:
-    """The planned migrations that are pending now that the lock is held.
+def _bridge(session: Session, step: Step) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What a late migration needs before the switch. Returns its record, and what failed."""
+    from django.db import transaction
+
+    class Together:
+        atomic = True
+
+    def work() -> None:
+        with transaction.atomic(using=step.database), session.connection.cursor() as cursor:
+            for statement in step.bridge:
+                cursor.execute(statement)
+
+    say(f"before the switch, for {step.label}: {' '.join(step.bridge)}")
+    brief = copy.copy(step)
+    brief.sql = []  # the migration may be one that nobody queues behind; this is none
+    _, done, failed = _one(session, Together, brief, work)
+    if failed:
+        return done, failed | {
+            "what": f"what {step.label} needs before the switch failed",
+            "next": "nothing of it stays; try again when nothing holds the table, or leave it out of migrations_late",
+        }
+    return done | {"bridge": step.bridge}, None
+
+
+def still_pending(executor: Any, steps: Sequence[Step], later: Sequence[Step] = ()) -> list[Step]:
+    """The planned migrations that are pending now that the lock is held; those that run `later` may be as well.
 
     Raises BluegreenError if anything else is pending, or a file is another than the one that was judged.
     """
     now = [(migration.app_label, migration.name) for migration, _ in tryout.plan_of(executor)]
     planned = {(step.app, step.name): step for step in steps}
-    if other := [name for name in now if name not in planned]:
+    waits = {(step.app, step.name) for step in later}
+    if other := [name for name in now if name not in planned and name not in waits]:
         raise refused(
             f"{'.'.join(other[0])} is pending and was not planned", "the database has changed since", "the same again"
         )
-    found = [planned[name] for name in now]
+    found = [planned[name] for name in now if name in planned]
     for step in found:
         same_file(executor, step)
     return found

@@ -436,7 +436,8 @@ def _case(alias: str, bundle: Mapping[str, Any], order: Mapping[str, Any], metho
     if any(one.rule in ("conflict", "history") for one in found):
         setting = Setting(baseline or Catalog(), live, sizes, bool(bundle["superuser"]))
         return decide.Case(alias, (), setting, live or Footprint(), found)
-    plan = tryout.plan_of(executor)
+    late = frozenset(str(one) for one in order.get("late") or ())
+    plan = tryout.plan_of(executor, late)
     for table, name in bundle.get("invalid_indexes") or ():
         found.append(Finding("invalid-index", Verdict.REFUSED, str(table), values={"name": str(name)}))
     if baseline is None:
@@ -449,7 +450,7 @@ def _case(alias: str, bundle: Mapping[str, Any], order: Mapping[str, Any], metho
     if "zero_downtime" in engine:
         found.append(Finding("engine", Verdict.SAFE, values={"engine": engine}))
     setting = Setting(baseline, live, sizes, bool(bundle["superuser"]))
-    return decide.Case(alias, steps, setting, new, found, method != "static")
+    return decide.Case(alias, steps, setting, new, found, method != "static", late)
 
 
 def _pretend(applied: Sequence[tuple[str, str]]) -> None:

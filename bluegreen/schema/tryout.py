@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,9 +224,19 @@ def predictions(executor: Any, connection: Any, plan: Sequence[Any]) -> tuple[Ca
     return baseline, done
 
 
-def plan_of(executor: Any) -> list[Any]:
-    """The pending migrations, in order."""
-    return [item for item in executor.migration_plan(executor.loader.graph.leaf_nodes()) if not item[1]]
+def plan_of(executor: Any, late: Collection[str] = ()) -> list[Any]:
+    """The pending migrations in the order in which they run: those named in `late` (app.name) after all others."""
+    found = [item for item in executor.migration_plan(executor.loader.graph.leaf_nodes()) if not item[1]]
+    return sorted(found, key=lambda item: f"{item[0].app_label}.{item[0].name}" in late)
+
+
+def needs(executor: Any, plan: Sequence[Any]) -> dict[str, list[str]]:
+    """app.name of each migration of a plan → those of the plan that must run before it."""
+    keys = {(migration.app_label, migration.name) for migration, _ in plan}
+    return {
+        ".".join(key): [".".join(one) for one in executor.loader.graph.forwards_plan(key) if one in keys - {key}]
+        for key in keys
+    }
 
 
 def problems(

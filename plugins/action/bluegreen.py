@@ -37,6 +37,8 @@ CHANGING = (
     "switch",
     "confirm",
     "revert",
+    "migrate_late_ready",
+    "migrate_late",
     "settle",
 )
 PAUSE = 1.0  # seconds between two attempts to take a lease

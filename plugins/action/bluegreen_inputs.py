@@ -117,7 +117,7 @@ class ActionModule(ActionBase):
             "check": bool(self._task.check_mode),
             "plan_out": asked.check_path("plan_out", given["plan_out"]),
         }
-        more: dict[str, Any] = getattr(self, f"_{verb}")(given, first, found["app"])
+        more: dict[str, Any] = getattr(self, f"_{verb}")({**given, "without": without}, first, found["app"])
         return found | more
 
     def _deploy(self, given: dict[str, Any], settings: dict[str, Any], app: str) -> dict[str, Any]:
@@ -218,15 +218,16 @@ def watching(given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def migrating(given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """What the verb migrate is given: approvals, and the settings migrations_*. Raises Refused."""
-    for name in ("migrations_late", "migrations_maintenance_window"):
-        if given[name]:
-            why = "this version runs no migration that is refused"
-            raise Refused(f"{name} is not available yet", why, "correct the migration: docs/migrations.md shows how")
+    """What the verb migrate is given: approvals, what runs late, and the settings migrations_*. Raises Refused."""
+    if given["migrations_maintenance_window"]:
+        why = "this version runs no migration that is refused while visitors are served"
+        todo = "correct the migration: docs/migrations.md shows how"
+        raise Refused("migrations_maintenance_window is not available yet", why, todo)
+    late = asked.check_late(given["migrations_late"], given["without"] or ())
     said = asked.check_approvals(
         given["migrations_approve"], given["migrations_approved_by"], given["migrations_approve_reason"]
     )
-    return {**said, **options(settings)}
+    return {**said, **({"late": late} if late else {}), **options(settings)}
 
 
 def options(settings: Mapping[str, Any]) -> dict[str, Any]:

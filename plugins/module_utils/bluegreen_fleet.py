@@ -21,17 +21,21 @@ Result = Mapping[str, Any]
 
 PHASES = (
     "preflight", "stage", "plan_migrations", "migrate", "plan_undo", "undo_first", "start", "smoke",
-    "canary", "switch", "watch", "confirm", "revert", "undo", "restore", "settle",
+    "canary", "switch", "watch", "confirm", "revert", "migrate_late_ready", "migrate_late", "undo", "restore", "settle",
 )  # fmt: skip
 TITLES = {
     "plan_migrations": "Plan migrations",
     "plan_undo": "Plan undo",
     "undo_first": "Undo first",
     "undo": "Undo migrations",
+    "migrate_late_ready": "Late migrations",
+    "migrate_late": "Late migrations",
 }
 # the variables in which the roles register answers: __<phase>_<part>
 PARTS = ("first", "rest", "result")
-SINGLE = ("plan_migrations", "migrate", "plan_undo", "undo_first", "undo", "restore")  # run on the migration host only
+# run on the migration host only
+SINGLE = ("plan_migrations", "migrate", "plan_undo", "undo_first", "undo", "migrate_late", "restore")
+LATE = ("migrate_late_ready", "migrate_late")  # of a deploy with migrations_late
 ROLLBACK_SKIPS = ("stage", "plan_migrations", "migrate")
 UNDOING = ("plan_undo", "undo_first", "undo")  # of a rollback with -e schema=reverse
 DRY = ("preflight", "stage", "plan_migrations", "plan_undo")  # what --check runs
@@ -532,6 +536,11 @@ def pending_migrations(fleet: Fleet) -> list[str]:
     return list(fleet.step("plan_migrations", fleet.migration_host, "migrate").get("pending") or [])
 
 
+def late_migrations(fleet: Fleet) -> list[str]:
+    """Those of the pending ones that were named to run once the release is confirmed."""
+    return list(fleet.step("plan_migrations", fleet.migration_host, "migrate").get("late") or [])
+
+
 def confirmed_on(fleet: Fleet, host: str) -> bool:
     """Whether a host has made the switch final, whatever came after that in the same call."""
     decided = fleet.step("revert", host, "revert").get("decided")
@@ -575,7 +584,8 @@ def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
     if phase == "settle":
         # a confirmation that went well has settled in the same call
         begun = bool(fleet.step("preflight", host, "lease").get("lease"))
-        return begun and not fleet.check and (undoes(fleet, "after") or not fleet.passed("confirm", host))
+        goes_on = undoes(fleet, "after") or bool(late_migrations(fleet))
+        return begun and not fleet.check and (goes_on or not fleet.passed("confirm", host))
     if phase == "revert":
         return bool(moved(fleet)) and bool(problems(fleet, "revert"))
     if fleet.check and phase not in DRY and phase != "restore":  # which says what is lost
@@ -604,6 +614,8 @@ def wanted(fleet: Fleet, phase: str) -> bool:
         return phase == "restore" and fleet.restoring
     if phase in UNDOING:
         return wants_undo(fleet, phase)
+    if phase in LATE:
+        return wants_late(fleet, phase)
     if fleet.rollback:
         if phase in ROLLBACK_SKIPS or (phase != "preflight" and staying(fleet)):
             return False
@@ -611,7 +623,8 @@ def wanted(fleet: Fleet, phase: str) -> bool:
         if phase in ("start", "smoke") and not watch_seconds(fleet) and all(warm(fleet, host) for host in fleet.hosts):
             return False
     elif phase != "stage" and nothing_to_do(fleet):
-        return False
+        # the release is live: what was named to run late, and has not, is looked at again
+        return phase == "plan_migrations" and bool((fleet.inputs.get("migrations") or {}).get("late"))
     if phase == "plan_migrations" and judged_release(fleet) is None:
         return False
     if phase == "migrate":
@@ -647,8 +660,25 @@ def wants_undo(fleet: Fleet, phase: str) -> bool:
     return undoes(fleet, "after") and (staying(fleet) or all(fleet.passed("confirm", host) for host in fleet.hosts))
 
 
+def wants_late(fleet: Fleet, phase: str) -> bool:
+    """Whether late migrations are to run: once every host has confirmed, and has let go of older releases."""
+    if not late_migrations(fleet):
+        return False
+    there = nothing_to_do(fleet) or all(fleet.passed("confirm", host) for host in fleet.hosts)
+    return there and (phase == "migrate_late_ready" or all(fleet.passed("migrate_late_ready", host) for host in fleet.hosts))
+
+
+def late_left(fleet: Fleet) -> bool:
+    """Whether the release is live, and its late migrations did not all run."""
+    served = committed(fleet) or nothing_to_do(fleet)
+    named = served and not fleet.check and not fleet.rollback and bool(late_migrations(fleet))
+    return named and not fleet.passed("migrate_late", fleet.migration_host)
+
+
 def half_done(fleet: Fleet) -> bool:
     """Whether visitors are on the target, and its schema did not follow."""
+    if late_left(fleet):
+        return True
     served = committed(fleet) or staying(fleet)
     return served and undoes(fleet, "after") and not fleet.check and not fleet.passed("undo", fleet.migration_host)
 
@@ -662,7 +692,8 @@ def holds(fleet: Fleet, condition: str, host: str) -> bool:
     if condition in ("deploy", "rollback"):
         return fleet.rollback == (condition == "rollback")
     if condition in ("undoes", "ends"):
-        return undoes(fleet, "after") == (condition == "undoes")
+        goes_on = undoes(fleet, "after") or (condition == "ends" and bool(late_migrations(fleet)))
+        return goes_on == (condition == "undoes")
     if condition == "serving":
         return confirmed_on(fleet, host) or nothing_to_do(fleet)
     if condition == "failed":
@@ -1161,7 +1192,7 @@ def unjudged(fleet: Fleet) -> str:
 def ending(fleet: Fleet) -> str:
     """One word for the end.
 
-    live, rolled back, undone, restored, nothing to do, planned; half done (the schema did not follow); or refused
+    live, rolled back, undone, migrated, restored, nothing to do, planned; half done (the schema did not follow); or refused
     (nothing was changed), failed (before the switch), reverted.
     Asked during the confirmation, which writes it into the history, it says how the run ends if that goes well.
     """
@@ -1178,7 +1209,7 @@ def ending(fleet: Fleet) -> str:
     if fleet.check:
         return "planned"
     if nothing_to_do(fleet):
-        return "nothing to do"
+        return "migrated" if fleet.passed("migrate_late", fleet.migration_host) else "nothing to do"
     if fleet.rollback and staying(fleet):
         return "undone" if undoes(fleet, "after") else "nothing to do"
     if committed(fleet) or (fleet.ran("switch") and not fleet.ran("confirm")):

@@ -141,6 +141,7 @@ def check_without(value: object, hosts: Sequence[str], migration_host: object) -
     return sorted({str(name) for name in names})
 
 
+LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z0-9_]+")
 APPROVAL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z0-9_]+@sha256:[0-9a-f]{64}")
 
 
@@ -165,6 +166,26 @@ def check_approvals(value: object, by: object, reason: object) -> dict[str, Any]
                 f"-e {name}='…'",
             )
     return {"approve": [str(part) for part in parts], "by": str(by).strip(), "reason": str(reason).strip()}
+
+
+def check_late(value: object, without: Sequence[str]) -> list[str]:
+    """The migrations that run once the release is confirmed. A list, or one text with commas. Raises Refused.
+
+    without: hosts that are left out; what they serve may need the schema as it is.
+    """
+    if value in (None, "", []):
+        return []
+    parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip(" []\n"))
+    for part in parts:
+        if not isinstance(part, str) or not LABEL.fullmatch(part):
+            why = "it is app.name, as the plan of migrations shows it"
+            raise Refused(
+                f"migrations_late: {show(part)} is not a migration", why, """-e '{"migrations_late": ["app.0007_x"]}'"""
+            )
+    if without:
+        why = f"{', '.join(without)} may still serve a release that needs the schema as it is"
+        raise Refused("migrations_late is not for a deploy that leaves hosts out", why, "leave without out, or wait")
+    return list(dict.fromkeys(parts))
 
 
 def check_lease(value: object) -> str | None:

@@ -117,7 +117,12 @@ def _plan(hosts: Merged) -> str:
     found: Mapping[str, Any] = next((answer["migrate"] for answer in hosts.values() if answer.get("migrate")), {})
     words = str(found.get("judged") or ("all safe" if found.get("verdict") == "safe" else "")) if pending else ""
     if found.get("migrations") and not words:
-        words = f"{sum(one['verdict'] != 'safe' for one in found['migrations'])} approved"
+        approved = sum(one["verdict"] != "safe" for one in found["migrations"])
+        words = f"{approved} approved" if approved else ""
+    late = [str(name) for name in found.get("late") or []]
+    if late:
+        words = f"{words}; " if words else ""
+        words += f"{listed(late, 2)} after the switch: the way back to {str(found.get('before'))[:12]} ends there"
     tail = f"; {words}" if words else ""
     return f"{count(len(pending), 'migration')}: {listed(pending, 2)}{tail}" if pending else "no migrations"
 
@@ -132,7 +137,13 @@ def _migrate(hosts: Merged) -> str:
     tail = (
         "" if not asked else ("; live release checked" if proven else "; live release: not proven (no signed-in check)")
     )
-    return f"{listed(applied, 2) or 'nothing'} applied{tail}"
+    bridged = f"; {' '.join(found['bridged'])}" if found.get("bridged") else ""
+    return f"{listed(applied, 2) or 'nothing'} applied{bridged}{tail}"
+
+
+def _migrate_late(hosts: Merged) -> str:
+    found: Mapping[str, Any] = next((answer["migrate"] for answer in hosts.values() if answer.get("migrate")), {})
+    return f"{listed(found.get('applied') or [], 2) or 'nothing'} applied; snapshot {found.get('snapshot') or 'none'}"
 
 
 def _plan_undo(hosts: Merged) -> str:
@@ -226,6 +237,7 @@ DETAILS = {
     "preflight": _preflight, "stage": _stage, "plan_migrations": _plan, "migrate": _migrate, "start": _start,
     "smoke": _smoke, "canary": _canary, "switch": _switch, "watch": _watch, "confirm": _confirm, "revert": _revert,
     "settle": _settle, "plan_undo": _plan_undo, "undo": _undo, "restore": _restore,
+    "migrate_late": _migrate_late,
 }  # fmt: skip
 
 
@@ -235,7 +247,7 @@ DETAILS = {
 def outcome(fleet: Fleet) -> dict[str, Any]:
     """The end of a run: {ok, ending, line, notes, failure}; `failure` is {what, why, next} or None."""
     end = fleets.ending(fleet)
-    ok = end in ("live", "rolled back", "undone", "restored", "nothing to do", "planned")
+    ok = end in ("live", "rolled back", "undone", "migrated", "restored", "nothing to do", "planned")
     return {
         "ok": ok,
         "ending": end,
@@ -271,8 +283,33 @@ def ending_line(fleet: Fleet, end: str) -> str:
         return f"{app}: back on {commit} on {hosts}, {names} undone ({{time}}; {previous} is marked rolled back)"
     if end == "rolled back":
         return f"{app}: back on {commit} on {hosts} ({{time}}; {previous} is marked rolled back)"
+    if end == "migrated":
+        return f"{app}: {commit} was live already; {listed(ran_late(fleet)) or 'nothing'} ran late ({{time}})"
     kept = "" if previous == "nothing" else f"; previous {previous} is kept: ansible-playbook rollback.yml"
+    if ran_late(fleet):
+        kept = f"; {listed(ran_late(fleet))} ran after the switch"
     return f"{app}: {commit} is live on {hosts} ({{time}}{kept})"
+
+
+def ran_late(fleet: Fleet) -> list[str]:
+    """The migrations that ran once the release was confirmed."""
+    return [str(name) for name in fleet.step("migrate_late", fleet.migration_host, "migrate").get("applied") or []]
+
+
+def way_back(fleet: Fleet) -> list[str]:
+    """What late migrations have left of the way back to older releases: which are over, and why."""
+    if not ran_late(fleet):
+        return []
+    told = fleet.step("migrate_late", fleet.migration_host, "fits")
+    shas = {str(row["id"]): str(row["sha"])[:12] for row in fleet.status(fleet.migration_host).get("releases") or []}
+    found = [
+        f"there is no way back to {shas[name]} any more: {misfits[0]}"
+        for name, misfits in (told.get("fits") or {}).items()
+        if misfits and name in shas and name != fleets.release(fleet)
+    ]
+    snapshot = fleet.step("migrate_late", fleet.migration_host, "migrate").get("snapshot")
+    taken = [f"the data before {listed(ran_late(fleet))} is snapshot {snapshot}"] if snapshot else []
+    return [*(found or ["the way back is not known to be over: a rollback asks the schema first"]), *taken]
 
 
 def undone(fleet: Fleet) -> list[str]:
@@ -288,6 +325,7 @@ def notes(fleet: Fleet, end: str) -> list[str]:
     if end == "live" and not fleet.inputs.get("proven"):
         found.append("not proven: no smoke check signs in, so pages behind the sign-in were not seen")
     found += judgement_notes(fleet, end)
+    found += way_back(fleet)
     earlier = {str(item.get("state")) for _, item in fleets.records_of(fleet, fleets.sha(fleet))}
     if end == "live" and "rolled_back" in earlier:
         found.append(f"{fleets.sha(fleet)[:12]} was rolled back before and is live again")
@@ -351,7 +389,9 @@ def resumed(fleet: Fleet) -> list[str]:
 def failure(fleet: Fleet, end: str) -> dict[str, str]:
     """What failed, why, what to type next."""
     found = fleets.problems(fleet, "settle")
-    if end == "half done" and not found:
+    if end == "half done" and not found and fleets.late_left(fleet):
+        found = [Problem("migrate_late", fleet.migration_host, "they did not run", "not every host is ready for them")]
+    elif end == "half done" and not found:
         found = [
             Problem("undo", fleet.migration_host, "the migrations were not undone", "not every host let go of them")
         ]
@@ -383,6 +423,8 @@ def aftermath(fleet: Fleet, end: str) -> str:
     previous = fleets.before(fleet)
     if fleet.restoring:
         return "nothing was changed" if end == "refused" else f"{previous} serves the data as they are"
+    if fleets.late_left(fleet):
+        return f"{fleets.sha(fleet)[:12]} serves, and goes on without them"
     if end == "half done":
         return f"{fleets.sha(fleet)[:12]} serves, its schema is still the newer one"
     if end != "reverted":
@@ -400,6 +442,9 @@ def aftermath(fleet: Fleet, end: str) -> str:
 
 def next_step(fleet: Fleet, end: str) -> str:
     """What to type when the error itself does not say."""
+    if fleets.late_left(fleet):
+        words = json.dumps({"migrations_late": fleets.late_migrations(fleet)})
+        return f"ansible-playbook deploy.yml -e sha={fleets.sha(fleet)[:12]} -e '{words}'"
     if end == "half done":
         return f"ansible-playbook rollback.yml -e schema=reverse -e to={fleets.sha(fleet)[:12]}"
     if end == "reverted" and fleets.still_there(fleet):
@@ -428,6 +473,7 @@ def plan(fleet: Fleet) -> dict[str, Any]:
     if not fleet.rollback:
         result["artifact"] = (fleet.inputs.get("artifact") or {}).get("stem")
         result["migrations"] = fleets.verdicts(fleet)
+        result["migrations_late"] = fleets.late_migrations(fleet)
         planned = fleet.step("plan_migrations", fleet.migration_host, "migrate")
         result |= {
             f"migrations_{key}": planned[key] for key in ("method", "why_not_better", "judged") if key in planned
@@ -474,6 +520,9 @@ def plan_lines(found: Mapping[str, Any]) -> list[str]:
             "known once the release is on the host" if pending is None else (", ".join(map(verdict, pending)) or "none")
         )
         lines.append(f"  migrations on {found['migration_host']}: {words}")
+        if found["migrations_late"]:
+            names = ", ".join(found["migrations_late"])
+            lines.append(f"  after the switch: {names}; the way back to older releases ends there")
     lines += [f"  {line}" for line in (found.get("undo") or {}).get("lines") or []]
     if found["canary"]:
         shares = " %, ".join(map(str, found["canary"]))
