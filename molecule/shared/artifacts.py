@@ -77,8 +77,19 @@ class Migration(migrations.Migration):
     ]
 '''
 
+FORGETTING_MIGRATION = '''"""The code is r1's again, and the column goes."""
+
+from django.db import migrations
+
+
+class Migration(migrations.Migration):
+    dependencies = [("orders", "0003_order_note")]
+    operations = [migrations.RemoveField("order", "note")]
+'''
+
 # Commits after r2 that only add a migration: tag → name of the migration, its text, the commit's message.
-ADDED = {
+ADDED: dict[str, tuple[str, ...]] = {
+    "forgets_note": ("0004_forget", FORGETTING_MIGRATION, "Forget a column", "r1"),  # and the code of another commit
     "migration_fails": ("0004_fails", FAILING_MIGRATION, "Fail while migrating"),
     "drops_note": ("0004_drop", DROPPING_MIGRATION, "Drop a column that is read"),
     "fills_note": ("0004_fill", FILLING_MIGRATION, "Change rows"),
@@ -148,14 +159,16 @@ def make_repository(app: str) -> Path:
     return target
 
 
-def add_migration(repository: Path, tag: str, name: str, text: str, message: str) -> None:
-    """A commit after r2 with one more migration."""
+def add_migration(repository: Path, tag: str, name: str, text: str, message: str, code: str = "") -> None:
+    """A commit after r2 with one more migration, and with the files of another commit where it has them."""
     moment: dict[str, str] = {}
     for who in ("AUTHOR", "COMMITTER"):
         moment |= {f"GIT_{who}_NAME": "Tests", f"GIT_{who}_EMAIL": "tests@example.org"}
         moment[f"GIT_{who}_DATE"] = "2026-03-02T09:00:00+00:00"
     git = ("git", "-C", str(repository))
     run(*git, "checkout", "--quiet", "--detach", "r2")
+    if code:
+        run(*git, "checkout", "--quiet", code, "--", ".")
     (repository / "orders" / "migrations" / f"{name}.py").write_text(text)
     run(*git, "add", "--all", env=moment)
     run(*git, "commit", "--quiet", "--message", message, env=moment)

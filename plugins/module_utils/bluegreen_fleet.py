@@ -665,7 +665,9 @@ def wants_late(fleet: Fleet, phase: str) -> bool:
     if not late_migrations(fleet):
         return False
     there = nothing_to_do(fleet) or all(fleet.passed("confirm", host) for host in fleet.hosts)
-    return there and (phase == "migrate_late_ready" or all(fleet.passed("migrate_late_ready", host) for host in fleet.hosts))
+    return there and (
+        phase == "migrate_late_ready" or all(fleet.passed("migrate_late_ready", host) for host in fleet.hosts)
+    )
 
 
 def late_left(fleet: Fleet) -> bool:

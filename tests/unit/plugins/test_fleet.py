@@ -633,6 +633,46 @@ def test_the_verb_migrate_is_given_what_was_approved() -> None:
     ]
 
 
+RUNS_LATE = inputs(migrations={"late": ["shop.0002_drop"]})
+LATE_PLAN = {"web1": answer("migrate", {"pending": ["shop.0002_drop"], "late": ["shop.0002_drop"], "before": SHA[A]})}
+LATE_RAN = {"web1": answer("migrate", {"applied": ["shop.0002_drop"], "snapshot": "s"})}
+
+
+def test_late_migrations_run_once_every_host_has_let_go_of_older_releases() -> None:
+    switched = CONFIRMED | {"plan_migrations": LATE_PLAN}
+    early = fleet({key: found for key, found in switched.items() if key != "confirm"}, RUNS_LATE)
+    assert not set(fleets.LATE) & set(next_phases(early))
+    assert not fleets.holds(early, "ends", "web2"), "the lease stays with this run"
+    assert not fleets.holds(early, "undoes", "web2")
+    assert fleets.phase_hosts(fleet(switched | {"confirm": {"web1": FINAL}}, RUNS_LATE), "migrate_late_ready") == []
+    final = fleet(switched, RUNS_LATE)
+    assert fleets.phase_hosts(final, "migrate_late_ready") == list(HOSTS)
+    assert fleets.phase_hosts(final, "migrate_late") == []
+    ready = switched | {"migrate_late_ready": answer("drain")}
+    assert fleets.phase_hosts(fleet(ready, RUNS_LATE), "migrate_late") == ["web1"]
+    done = fleet(ready | {"migrate_late": LATE_RAN}, RUNS_LATE)
+    assert fleets.ending(done) == "live"
+    assert fleets.phase_hosts(done, "settle") == list(HOSTS), "which gives the lease back"
+    one_left = fleet(ready | {"migrate_late_ready": {"web1": answer("drain"), "web2": failed()}}, RUNS_LATE)
+    assert (fleets.phase_hosts(one_left, "migrate_late"), fleets.ending(one_left)) == ([], "half done")
+    broken = fleet(ready | {"migrate_late": {"web1": failed()}}, RUNS_LATE)
+    assert (fleets.ending(broken), fleets.phase_hosts(broken, "revert")) == ("half done", [])
+
+
+def test_what_did_not_run_late_runs_when_the_same_is_typed_again() -> None:
+    there = status(B, record(B, 7), record(A, 5))
+    again = fleet({"stage": staged()}, RUNS_LATE, there)
+    assert fleets.phase_hosts(again, "plan_migrations") == ["web1"]
+    assert fleets.phase_hosts(fleet({"stage": staged()}, inputs(), there), "plan_migrations") == []
+    planned = {"stage": staged(), "plan_migrations": LATE_PLAN}
+    assert next_phases(fleet(planned, RUNS_LATE, there)).keys() & {"migrate", "start", "switch", "confirm"} == set()
+    ready = planned | {"migrate_late_ready": answer("drain")}
+    assert fleets.phase_hosts(fleet(ready, RUNS_LATE, there), "migrate_late") == ["web1"]
+    assert fleets.ending(fleet(ready | {"migrate_late": LATE_RAN}, RUNS_LATE, there)) == "migrated"
+    ran = {"stage": staged(), "plan_migrations": {"web1": answer("migrate", {"pending": []})}}
+    assert fleets.ending(fleet(ran, RUNS_LATE, there)) == "nothing to do"
+
+
 def test_a_rollback_asks_every_host_what_fits_and_a_deploy_does_not() -> None:
     assert fleets.holds(fleet({}, inputs(verb="rollback", to=None)), "rollback", "web1")
     assert not fleets.holds(fleet({}), "rollback", "web1")

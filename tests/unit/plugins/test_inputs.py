@@ -281,6 +281,18 @@ def test_an_approval_is_whole_and_says_who_and_why(value: object, by: object, wh
         asked.check_approvals(value, by, why)
 
 
+def test_late_migrations_are_named_in_a_list_or_a_text() -> None:
+    for value in (["shop.0007_x", "shop.0008_y"], "shop.0007_x,shop.0008_y", "[shop.0007_x, shop.0008_y]"):
+        assert asked.check_late(value, []) == ["shop.0007_x", "shop.0008_y"]
+    assert asked.check_late(None, ["web3"]) == []
+    for value in ("0007_x", [7], TOKEN, "shop.0007_x;ls"):
+        with pytest.raises(Refused, match="is not a migration"):
+            asked.check_late(value, [])
+    with pytest.raises(Refused, match="not for a deploy that leaves hosts out") as caught:
+        asked.check_late("shop.0007_x", ["web3"])
+    assert "web3" in caught.value.why
+
+
 @pytest.mark.parametrize("value", ["last", "20260101T000000", "../20260101T000000-aaaaaaaaaaaa-aaaaaaaa", 7, ["a"]])
 def test_what_is_no_snapshot_is_refused_before_any_host_is_asked(value: object) -> None:
     assert asked.check_snapshot("snapshot", "20260101T000000-aaaaaaaaaaaa-aaaaaaaa").endswith("-aaaaaaaa")

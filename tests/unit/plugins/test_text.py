@@ -69,6 +69,34 @@ def test_what_a_phase_did(phase: str, answers: dict[str, list[dict[str, object]]
     assert text.phase_detail(phase, answers) == words
 
 
+def late(ran: dict[str, object] | None = None, fits: dict[str, object] | None = None) -> fleets.Fleet:
+    """A deploy whose one migration was to run late: with what came of it, or without."""
+    done = made.answer("migrate", ran) if ran is not None else made.failed("shop.0002_drop failed")
+    done["results"] |= {"fits": {"fits": fits or {}}}
+    ready = {"plan_migrations": made.LATE_PLAN, "migrate_late_ready": made.answer("drain")}
+    return made.fleet(made.CONFIRMED | ready | {"migrate_late": {"web1": done}}, made.RUNS_LATE)
+
+
+def test_that_the_way_back_ends_is_said_before_and_after() -> None:
+    told = text.phase_detail("plan_migrations", {"web1": [made.LATE_PLAN["web1"]]})
+    assert "shop.0002_drop after the switch: the way back to aaaaaaaaaaaa ends there" in told
+    found = text.outcome(late({"applied": ["shop.0002_drop"], "snapshot": "s1"}, {made.A: ["it is gone"], made.B: []}))
+    assert "shop.0002_drop ran after the switch" in found["line"]
+    assert "rollback.yml" not in found["line"]
+    assert "there is no way back to aaaaaaaaaaaa any more: it is gone" in found["notes"]
+    assert "the data before shop.0002_drop is snapshot s1" in found["notes"]
+
+
+def test_a_late_migration_that_fails_says_what_serves_and_what_to_type() -> None:
+    failure = text.outcome(late())["failure"]
+    assert failure["what"] == (
+        "Late migrations: web1: shop.0002_drop failed · bbbbbbbbbbbb serves, and goes on without them"
+    )
+    assert failure["next"] == (
+        """ansible-playbook deploy.yml -e sha=bbbbbbbbbbbb -e '{"migrations_late": ["shop.0002_drop"]}'"""
+    )
+
+
 def test_a_good_deploy_ends_in_one_line() -> None:
     found = text.outcome(made.fleet(made.CONFIRMED))
     assert found["ok"]
