@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bluegreen.schema import advice, fits, rules, sqltext
-from bluegreen.schema.facts import FORMAT, Catalog, Column, Finding, Footprint, Index, Step, Verdict
+from bluegreen.schema.facts import FORMAT, Catalog, Column, Constraint, Finding, Footprint, Index, Step, Verdict
 
 # What a column that new code no longer writes can be given meanwhile: type → a value that says nothing.
 BRIDGES = {
@@ -146,11 +146,11 @@ def late_possible(case: Case, step: Step) -> tuple[bool, tuple[str, ...]]:
 
 def _constrained(catalog: Catalog, finding: Finding) -> bool:
     """Is there a rule that one value for all new rows may break: unique, foreign key, check, exclusion?"""
-    rules_of = [one for one in (*catalog.constraints.values(), *catalog.indexes.values()) if one.table == finding.table]
+    of: list[Constraint | Index] = [*catalog.constraints.values(), *catalog.indexes.values()]
     return any(
         finding.column in one.columns or re.search(rf"\b{re.escape(finding.column)}\b", one.definition)
-        for one in rules_of
-        if not isinstance(one, Index) or one.unique
+        for one in of
+        if one.table == finding.table and (not isinstance(one, Index) or one.unique)
     )
 
 

@@ -1194,8 +1194,8 @@ def unjudged(fleet: Fleet) -> str:
 def ending(fleet: Fleet) -> str:
     """One word for the end.
 
-    live, rolled back, undone, migrated, restored, nothing to do, planned; half done (the schema did not follow); or refused
-    (nothing was changed), failed (before the switch), reverted.
+    live, rolled back, undone, migrated, restored, nothing to do, planned; half done (the schema did not follow); or
+    refused (nothing was changed), failed (before the switch), reverted.
     Asked during the confirmation, which writes it into the history, it says how the run ends if that goes well.
     """
     found = problems(fleet, "settle")

@@ -1,4 +1,4 @@
-"""Code first, then the migration, against a real PostgreSQL: what each release does to its rows works at every moment."""
+"""Code first, then the migration, against a real PostgreSQL: what each release writes works at every moment."""
 
 from __future__ import annotations
 
