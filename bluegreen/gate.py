@@ -24,6 +24,7 @@ class Allowed:
     by: str = ""
     reason: str = ""
     late: tuple[str, ...] = ()  # app.name of those that run once the new release is confirmed
+    window: bool = False  # the application is stopped while they run
 
 
 def label(item: Item) -> str:
@@ -108,12 +109,17 @@ def check(
     if error := not_late(result):
         raise _with_details(error, result, release)
     barred = [item for item in items if item["verdict"] not in (SAFE, NEEDS_APPROVAL)]
-    if barred:
+    if barred := [item for item in barred if not (allowed.window and stoppable(item))]:
         raise _with_details(no(barred), result, release)
     asks = [item for item in items if item["verdict"] != SAFE and token(item, release) not in allowed.approve]
     if asks:
         raise _with_details(please(asks, release), result, release)
     return [{**item, "approved": item["verdict"] != SAFE} for item in items]
+
+
+def stoppable(item: Item) -> bool:
+    """Whether a migration that is refused may run, approved, while the application is stopped."""
+    return item["verdict"] == REFUSED and bool(item.get("window_possible")) and not item.get("late")
 
 
 def problem(one: Mapping[str, Any], more: int = 0) -> BluegreenError:
@@ -134,6 +140,8 @@ def no(items: Sequence[Item]) -> BluegreenError:
     if all(one.get("late_possible") and not one.get("late") for one in items):
         words = json.dumps({"migrations_late": list(dict.fromkeys(label(one) for one in items))})
         todo = f"{todo}; or the code first, and no way back after it: the same with -e '{words}'"
+    elif all(stoppable(one) for one in items):
+        todo = f"{todo}; or with the application stopped: the same with -e migrations_maintenance_window=true"
     return refused(what, remedy(reasons[0]), todo)
 
 
@@ -146,11 +154,13 @@ def please(items: Sequence[Item], release: str) -> BluegreenError:
     others = [sentence(one) for item in items for one in item["reasons"] if one["verdict"] != SAFE][1:]
     hint = next((text for one in first if (text := remedy(one))), "")
     why = " · ".join([*others, *([hint] if hint else [])]) or "what it does cannot be undone by going back"
-    words = {
+    words: dict[str, Any] = {
         "migrations_approve": [token(item, release) for item in items],
         "migrations_approved_by": "who",
         "migrations_approve_reason": "why",
     }
+    if any(item["verdict"] == REFUSED for item in items):
+        words["migrations_maintenance_window"] = True
     return refused(what, why, f"look at it, then the same with -e '{json.dumps(words)}'")
 
 

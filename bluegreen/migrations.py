@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from bluegreen import files, gate, jobs, ledger, release
+from bluegreen import files, gate, jobs, ledger, maintenance, release
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError, Code, bad_input, check_failed, refused
 from bluegreen.state import now
@@ -75,7 +75,7 @@ def plan(context: Context, name: str, allowed: gate.Allowed, options: Options) -
     labels = unique([label(one) for one in found["pending"]])
     late = [one for one in labels if one in allowed.late]
     answer: dict[str, Any] = {"pending": labels, "plan": found["plan"], "verdict": gate.SAFE, "migrations": []}
-    answer |= {"late": late, "before": live.sha if live else ""}
+    answer |= {"late": late, "before": live.sha if live else "", "stopped": []}
     why_not = unjudged(found, bool(live))
     gate.check_late(allowed, found["pending"], ran, why_not or ("" if live else "nothing is live yet"))
     if not found["pending"] or why_not:
@@ -94,6 +94,7 @@ def plan(context: Context, name: str, allowed: gate.Allowed, options: Options) -
         order["bundle"] = jobs.ask(context, name, "plan", "read", order, JUDGED)
         result = judge(context, name, order)
         items = gate.check(result, allowed, name, done)
+        answer["stopped"] = unique([label(one) for one in items if one["verdict"] == gate.REFUSED])
         answer |= gate.public(result, name) | {"judged": "", "lines": gate.lines(result, name)}
         found["footprint"] = {**result["footprint"], "drift": (found["footprint"] or {}).get("drift", [])}
     answer["seconds"] = round(time.monotonic() - started, 2)
@@ -207,6 +208,9 @@ def migrate(
         planned = kept_plan(context) or {}
     if str(planned["unjudged"] or "").startswith("not judged") and not pending["footprint"]:
         return answer | by_django(context, name, timeout, planned, started)
+    if any(one["verdict"] == gate.REFUSED for one in planned["steps"]) and maintenance.read(context) is None:
+        what = "a migration that was refused runs only while the application is stopped"
+        raise refused(what, "visitors are served here", "the same with -e migrations_maintenance_window=true")
     if not due(planned, late):
         if pending["footprint"]:
             keep(context, name, pending["footprint"], options)
@@ -422,7 +426,9 @@ def options_of(params: Mapping[str, Any]) -> tuple[gate.Allowed, Options]:
         if not all(isinstance(one, str) for one in params[key]):
             raise bad_input(f"{key} must be a list of texts", f"it is {params[key]!r}")
     databases = databases_of(params["databases"])
-    allowed = gate.Allowed(tuple(params["approve"]), params["by"], params["reason"], tuple(params["late"]))
+    allowed = gate.Allowed(
+        tuple(params["approve"]), params["by"], params["reason"], tuple(params["late"]), params["window"]
+    )
     times = {key: float(params[key]) for key in ("lock_timeout", "statement_timeout", "patience")}
     if wrong := [key for key, value in times.items() if value <= 0]:
         raise bad_input(f"{wrong[0]} must be more than 0 seconds", "without a limit all traffic may queue behind it")

@@ -8,7 +8,20 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
-from bluegreen import deadman, files, images, outdated, processes, prune, release, route, start, switch, units
+from bluegreen import (
+    deadman,
+    files,
+    images,
+    maintenance,
+    outdated,
+    processes,
+    prune,
+    release,
+    route,
+    start,
+    switch,
+    units,
+)
 from bluegreen.config import COLOURS, other
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError, Silent
@@ -83,7 +96,8 @@ def reconcile(context: Context, wait: float) -> dict[str, Any]:
         outdated.mark(context, known)  # a boot cleared the flag
         done.append(outdated.sentence(known))
     elif live and (not pending or pending.provisional):
-        done += serve_live(context, live, wait)
+        page = maintenance.read(context) is not None
+        done += serve_page(context, live) if page else serve_live(context, live, wait)
     elif live is None and not pending and route.read(paths) is None:
         start.write_route(context, "blue")
         done.append("made the first route")
@@ -130,16 +144,24 @@ def serve_live(context: Context, live: Live, wait: float) -> list[str]:
     if release.resolved(paths, live.colour) != live.release and release.complete(paths, live.release):
         files.replace_symlink(paths.colour(live.colour), f"releases/{live.release}")
         done.append(f"pointed {live.colour} at {live.release} again")
-    done += _start_live(context, live.colour, wait)
+    done += start_live(context, live.colour, wait)
     warm = other(live.colour)
     if _start_warm(context, warm):
         done.append(f"started the warm {warm} colour")
     fallback = switch.may_fall_back(context, warm)
     content = route.read(paths)
-    if content != route.links(paths, live.colour, 0, start.statics(context), fallback):
+    if content != start.wanted_links(context, live.colour, 0, fallback):
         start.write_route(context, live.colour, 0, fallback)
         done.append(f"routed everything to {live.colour} again")
     return done
+
+
+def serve_page(context: Context, live: Live) -> list[str]:
+    """A maintenance window is open: nothing runs, and which release fits the schema is not for this host to say."""
+    if route.read(context.paths) == start.wanted_links(context, live.colour, 0, False):
+        return []
+    start.write_route(context, live.colour)
+    return ["routed everything to the maintenance page again"]
 
 
 def settle_pending(
@@ -181,7 +203,7 @@ def serve_route(context: Context) -> None:
             units.systemctl("start", "--no-block", units.web_unit(context.app, colour), check=False)
 
 
-def _start_live(context: Context, colour: str, wait: float) -> list[str]:
+def start_live(context: Context, colour: str, wait: float) -> list[str]:
     """Start the live colour and its processes, and wait until it answers."""
     unit = units.web_unit(context.app, colour)
     done = []

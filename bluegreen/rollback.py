@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from bluegreen import processes, release, smoke, start, switch, web
+from bluegreen import maintenance, processes, release, smoke, start, switch, web
 from bluegreen.context import Context
 from bluegreen.errors import bad_input, check_failed, refused
 from bluegreen.privileges import call
@@ -81,6 +81,9 @@ def rollback(context: Context, wanted: str | None, ttl: float) -> dict[str, Any]
     """A rollback of this host alone, for a person on it; the others go on as they are."""
     from bluegreen import migrations  # slow to import
 
+    if maintenance.read(context) is not None:
+        todo = f"bluegreen maintenance --app {context.app} --action end: the live release serves again, if it fits"
+        raise refused("visitors meet the maintenance page", "a rollback moves visitors that a release serves", todo)
     goal = rollback_target(context, wanted)
     if context.dry_run:
         return goal

@@ -42,6 +42,18 @@ def links(paths: Paths, live: str, share: int, statics: dict[str, str], fallback
     return result
 
 
+def page_links(paths: Paths, live: str, statics: dict[str, str], flag: Path) -> dict[str, str]:
+    """The generation of a maintenance window: no slot leads anywhere, and nginx answers with the page.
+
+    `flag`: the file that is there while the window is open; nginx looks for it through this link. Testers still reach
+    the other colour.
+    """
+    nowhere = str(paths.run / "maintenance")
+    result = links(paths, live, 0, statics, False)
+    result |= {name: nowhere for name in result if name.startswith(("s0", "s1", "ws", "fb"))}
+    return result | {"maintenance": str(flag)}
+
+
 def write(paths: Paths, content: dict[str, str]) -> str:
     """Make `content` the route. Returns the new generation's name."""
     generation = prepare(paths, content)

@@ -9,6 +9,7 @@ from bluegreen import (
     files,
     images,
     inflight,
+    maintenance,
     outdated,
     privileges,
     processes,
@@ -71,8 +72,18 @@ def statics(context: Context) -> dict[str, str]:
 
 
 def prepare_route(context: Context, live: str, share: int = 0, fallback: bool = False) -> str:
-    """Make a generation from the colours' releases. `share` goes to the colour that is not `live`."""
-    return route.prepare(context.paths, route.links(context.paths, live, share, statics(context), fallback))
+    """Make a generation from the colours' releases. `share` goes to the colour that is not `live`.
+
+    In a maintenance window it is the page's, unless something is shared: a switch ends the window.
+    """
+    return route.prepare(context.paths, wanted_links(context, live, share, fallback))
+
+
+def wanted_links(context: Context, live: str, share: int, fallback: bool) -> dict[str, str]:
+    """The content of the generation that `prepare_route` makes."""
+    if not share and maintenance.read(context) is not None:
+        return route.page_links(context.paths, live, statics(context), context.state.directory / maintenance.NAME)
+    return route.links(context.paths, live, share, statics(context), fallback)
 
 
 def write_route(context: Context, live: str, share: int = 0, fallback: bool = False) -> str:
@@ -195,6 +206,8 @@ def abandon(context: Context) -> dict[str, Any]:
     stop_colour(context, colour, context.config.drain_ceiling)
     before = live.previous if live else None
     warming = str(before["release"]) if before and release.complete(paths, str(before["release"])) else None
+    if maintenance.read(context) is not None:
+        warming = None  # nothing of the application runs in a window
     if warming and (known := state.record(warming)) and known.state == "confirmed" and not known.cold:
         files.replace_symlink(paths.colour(colour), f"releases/{warming}")
         if processes.sync(paths, colour, release.processes_of(paths, warming)):

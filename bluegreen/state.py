@@ -109,6 +109,7 @@ class Pending:
     why: str = ""  # of a provisional revert
     bad: bool = False
     outdated: dict[str, Any] | None = None  # what was known before this switch brought the host up to date
+    maintenance: dict[str, Any] | None = None  # the window that this switch ends; undoing it opens that again
 
     @property
     def deadline(self) -> Deadline:

@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from bluegreen import deadman, images, outdated, processes, release, route, secrets, start, units
+from bluegreen import deadman, images, maintenance, outdated, processes, release, route, secrets, start, units
 from bluegreen.config import COLOURS, SLOTS, other
 from bluegreen.context import Context
 from bluegreen.errors import Silent
@@ -33,9 +33,8 @@ def find_drift(
 ) -> list[str]:
     """What is not as this host's state says, one sentence each."""
     paths = context.paths
-    known = outdated.read(context)
-    if known is not None:
-        return [outdated.sentence(known)]  # nothing of it should run
+    if closed := closed_drift(context, pending):
+        return [closed]
     found = []
     content = route.read(paths)
     wanted = expected_slots(live, pending)
@@ -63,6 +62,14 @@ def find_drift(
     if pending and pending.provisional:
         found.append(f"the switch to {pending.sha[:12]} was reverted provisionally: the register could not be asked")
     return found
+
+
+def closed_drift(context: Context, pending: Pending | None) -> str:
+    """Why nothing of the application should run here; empty if it should."""
+    known, window = outdated.read(context), maintenance.read(context)
+    if known is not None:
+        return outdated.sentence(known)
+    return maintenance.sentence(window) if window is not None and not pending else ""
 
 
 def image_drift(context: Context) -> list[str]:
@@ -165,6 +172,7 @@ def status(context: Context, brief: bool = False, ask: bool = True) -> dict[str,
         "fence": state.fence(),
         "drift": drift,
         "outdated": outdated.read(context) is not None,
+        "maintenance": maintenance.read(context),
         "register": register,
         "reverts": 0 if brief else state.reverts_in_a_row(),
         "processes": rows,

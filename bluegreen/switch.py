@@ -15,7 +15,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from bluegreen import deadman, outdated, processes, release, route, start, units
+from bluegreen import deadman, maintenance, outdated, processes, release, route, start, units
 from bluegreen.config import other
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError, Code, Silent, check_failed, refused
@@ -33,7 +33,8 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
     state = context.state
     live, pending = state.live(), state.pending()
     gate = outdated.read(context) if context.registered(context.deploy_id) else None
-    if live and live.release == name and not pending and gate is None:
+    window = maintenance.read(context)
+    if live and live.release == name and not pending and gate is None and window is None:
         return {"already_live": True, "colour": live.colour, "generation": route.current_generation(context.paths)}
     if pending:
         refuse_other_pending(context, pending, name)
@@ -43,14 +44,8 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
         raise refused(
             f"{name} does not run on the {colour} colour", "", f"bluegreen start --app {context.app} --release {name}"
         )
-    if live is None and share != 100:
-        raise refused("there is no live release to share with", "", "deploy without a canary first")
-    if gate is not None and share != 100:
-        raise refused(
-            "this host has no release to share visitors with",
-            outdated.sentence(gate),
-            "deploy without a canary first",
-        )
+    if share != 100:
+        refuse_share(live, gate, window)
     if context.dry_run:
         return {"colour": colour, "share": share}
     previous = route.current_generation(context.paths)
@@ -85,18 +80,32 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
             timer,
             context.effective_fence(),
             outdated=gate if gate is not None else pending.outdated if pending else None,
+            maintenance=window if window is not None else pending.maintenance if pending else None,
         )
     )
     route.use(context.paths, generation)
     switched_at = time.time()
     if gate is not None:
         outdated.clear(context)
+    if window is not None:
+        maintenance.clear(context)
     if pending:
         deadman.disarm(context.app, pending.timer)
     state.append_history(
         "route", release=name, sha=sha, share=share, deploy_id=context.deploy_id, generation=generation
     )
     return {"colour": colour, "generation": generation, "previous": previous, "switched_at": switched_at}
+
+
+def refuse_share(live: Live | None, gate: dict[str, Any] | None, window: dict[str, Any] | None) -> None:
+    """Refuse a canary where no release serves that could share its visitors."""
+    todo = "deploy without a canary first"
+    if live is None:
+        raise refused("there is no live release to share with", "", todo)
+    if gate is not None:
+        raise refused("this host has no release to share visitors with", outdated.sentence(gate), todo)
+    if window is not None:
+        raise refused("visitors meet the maintenance page", "nobody is there to share", "deploy without a canary")
 
 
 def refuse_other_pending(context: Context, pending: Pending, name: str) -> None:
@@ -298,6 +307,7 @@ def go_forward(context: Context, pending: Pending, wait: float) -> None:
         units.systemctl("reset-failed", unit, check=False)
         units.systemctl("start", "--no-block", unit)
         start.wait_for_unit(unit, begun, time.monotonic() + wait)
+    maintenance.clear(context)
     start.write_route(context, colour)
 
 
@@ -316,6 +326,9 @@ def finish_confirm(context: Context, chosen: Live, pending: Pending) -> None:
     if kind == "rollback" and left != chosen.release:
         mark(context, left, "rolled_back", "rolled back by an operator")
     warm = other(chosen.colour)
+    maintenance.clear(context)
+    if pending.maintenance is not None:
+        let_go(context)  # what needed the window has left older releases behind
     start.write_route(context, chosen.colour, fallback=may_fall_back(context, warm))
     state.append_history(
         "confirm", release=chosen.release, sha=chosen.sha, kind=kind, deploy_id=chosen.deploy_id, fence=chosen.fence
@@ -403,6 +416,8 @@ def route_back(context: Context, live: Live | None, pending: Pending) -> None:
     """Route everything to what was confirmed."""
     if pending.outdated is not None:
         outdated.mark(context, pending.outdated)  # nobody meets the release that the fleet has left
+    if pending.maintenance is not None:
+        maintenance.mark(context, pending.maintenance)  # the release before may not fit the schema any more
     # nothing was ever confirmed: point at the colour where nothing runs, so that nginx answers "not deployed"
     start.write_route(context, live.colour if live else other(pending.colour))
 
@@ -417,7 +432,7 @@ def undo(context: Context, pending: Pending, why: str, bad: bool) -> None:
     deadman.disarm(context.app, pending.timer)
     deploy_id = context.deploy_id or pending.deploy_id
     state.append_history("revert", release=pending.release, sha=pending.sha, why=why, bad=bad, deploy_id=deploy_id)
-    if live:
+    if live and maintenance.read(context) is None:
         processes.start_early(context, live.colour)
 
 
@@ -437,7 +452,7 @@ def go_back_provisionally(context: Context, pending: Pending, why: str, bad: boo
     )
     if ask:
         deadman.disarm(context.app, pending.timer)
-    if live:
+    if live and maintenance.read(context) is None:
         processes.start_early(context, live.colour)
 
 

@@ -18,6 +18,7 @@ from bluegreen import (
     inflight,
     jobs,
     lease,
+    maintenance,
     privileges,
     processes,
     prune,
@@ -336,7 +337,7 @@ def undo(context: Context, params: Params) -> Answer:
     """Undo what newer releases migrated, or say what that would do."""
     from bluegreen import backwards, migrations
 
-    _, options = migrations.options_of({**params, "approve": [], "by": "", "reason": "", "late": []})
+    _, options = migrations.options_of({**params, "approve": [], "by": "", "reason": "", "late": [], "window": False})
     if params["plan"]:
         return backwards.plan(context, params["release"], params["to"], options)
     return backwards.undo(context, params["release"], params["to"], params["timeout"], options)
@@ -354,6 +355,17 @@ def fits(context: Context) -> Answer:
     from bluegreen import migrations
 
     return migrations.fits(context)
+
+
+def maintenance_verb(context: Context, params: Params) -> Answer:
+    """Open or end a maintenance window, or show it."""
+    from bluegreen import window
+
+    if params["action"] == "begin":
+        return window.begin(context, params["why"])
+    if params["action"] == "end":
+        return window.end(context, params["wait"], params["checked"])
+    return {"maintenance": maintenance.read(context)}
 
 
 def manage(context: Context, params: Params) -> Answer:
@@ -437,6 +449,7 @@ VERBS: dict[str, Verb] = {
         "release": Param(str, None), "plan": Param(bool, False, "judge them, run nothing"), "timeout": Param(float, 3600.0),
         "approve": Param(list, [], data=True), "by": Param(str, "", "who approves"), "reason": Param(str, "", "why"),
         "late": Param(list, [], "app.name of those that run after the release is confirmed", data=True),
+        "window": Param(bool, False, "those that are refused may run, approved and with the application stopped"),
         "moment": Param(str, "before", "late: now run those", choices=("before", "late")),
         **DATABASES}, long=True),
     "undo": Verb(undo, "undo the migrations of newer releases, from their code", {
@@ -449,6 +462,10 @@ VERBS: dict[str, Verb] = {
     "fits": Verb(lambda c, p: fits(c), "which kept releases fit the schema", changes=False),
     "manage": Verb(manage, "one management command in a release", {
         "command": Param(str, required=True), "release": Param(str, None), "timeout": Param(float, 3600.0)}, changes=False, long=True),
+    "maintenance": Verb(maintenance_verb, "stop the application and show a page, or serve the live release again", {
+        "action": Param(str, "show", choices=("begin", "end", "show")), "why": Param(str, "asked for on the host"),
+        "wait": Param(float, 60.0, "end: seconds for the live release to answer"),
+        "checked": Param(bool, False, "end: it is known to fit the schema")}, long=True),
     "reconcile": Verb(lambda c, p: reconcile.reconcile(c, p["wait"]), "make the host what its state says", {
         "wait": Param(float, 60.0)}, wait=60),
     "note": Verb(note, "add a line to the history", {"event": Param(str, required=True), "details": Param(dict, {}, data=True)}),

@@ -36,8 +36,8 @@ What may stand in the order, all optional but `bundle` for judge:
 
 The answer: {format, verdict, method: shadow or static, method_detail, why_not_better, problems: [reason], footprint,
 seconds, migrations: [{database, app, name, verdict, reasons: [reason], sql, tables: [{name, rows, bytes}], reversible,
-late_possible, bridge, late, atomic, file, file_sha256, sql_sha256, approval}]}; a reason is {rule, verdict, table,
-column, why, instead, releases, line}. Verdicts: safe, needs_approval, refused.
+late_possible, bridge, late, window_possible, atomic, file, file_sha256, sql_sha256, approval}]}; a reason is {rule,
+verdict, table, column, why, instead, releases, line}. Verdicts: safe, needs_approval, refused.
 An error is {error: {what, why, next, code}}, with an exit status of errors.Code.
 
 To read it: facts.py (what is known), fits.py and rules.py (what follows), decide.py (the verdict), advice.py (its

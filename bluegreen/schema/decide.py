@@ -19,6 +19,9 @@ BRIDGES = {
     "uuid": "gen_random_uuid()",
 }  # fmt: skip
 
+# What stays wrong while nothing runs.
+IN_NO_WINDOW = {"invalid-index", "extension-rights"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -41,6 +44,7 @@ class Judged:
     findings: tuple[Finding, ...]
     late: bool = False
     bridge: tuple[str, ...] = ()
+    window: bool = False  # it is refused only for what runs meanwhile: it can run while nothing does
 
     @property
     def verdict(self) -> Verdict:
@@ -57,7 +61,9 @@ def judge(case: Case) -> tuple[list[Judged], list[Finding]]:
         if not case.tried:
             found += _not_tried(step)
         late, bridge = late_possible(case, step)
-        judged.append(Judged(step, tuple(found), late, bridge))
+        runs = not step.failed and not any(one.rule in IN_NO_WINDOW for one in found)
+        window = runs and number not in blamed and step.label not in case.late
+        judged.append(Judged(step, tuple(found), late, bridge, window))
     return judged, [*case.problems, *problems]
 
 
@@ -244,6 +250,7 @@ def _migration(case: Case, judged: Judged) -> dict[str, Any]:
         "late_possible": judged.late,
         "bridge": list(judged.bridge),
         "late": step.label in case.late,
+        "window_possible": judged.window,
         "atomic": step.atomic,
         "file": step.file,
         "file_sha256": step.file_sha256,

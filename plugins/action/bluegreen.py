@@ -28,6 +28,8 @@ from plugins.module_utils.bluegreen_hostvars import read_fleet  # noqa: E402
 
 CHANGING = (
     "stage",
+    "maintenance",
+    "maintenance_end",
     "migrate",
     "undo_first",
     "undo",

@@ -219,15 +219,14 @@ def watching(given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 
 def migrating(given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """What the verb migrate is given: approvals, what runs late, and the settings migrations_*. Raises Refused."""
-    if given["migrations_maintenance_window"]:
-        why = "this version runs no migration that is refused while visitors are served"
-        todo = "correct the migration: docs/migrations.md shows how"
-        raise Refused("migrations_maintenance_window is not available yet", why, todo)
+    window = asked.check_window(
+        given["migrations_maintenance_window"], given["migrations_late"], given["without"] or ()
+    )
     late = asked.check_late(given["migrations_late"], given["without"] or ())
     said = asked.check_approvals(
         given["migrations_approve"], given["migrations_approved_by"], given["migrations_approve_reason"]
     )
-    return {**said, **({"late": late} if late else {}), **options(settings)}
+    return {**said, **({"late": late} if late else {}), **({"window": True} if window else {}), **options(settings)}
 
 
 def options(settings: Mapping[str, Any]) -> dict[str, Any]:

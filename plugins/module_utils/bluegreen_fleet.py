@@ -20,23 +20,30 @@ from plugins.module_utils.bluegreen_inputs import Refused
 Result = Mapping[str, Any]
 
 PHASES = (
-    "preflight", "stage", "plan_migrations", "migrate", "plan_undo", "undo_first", "start", "smoke",
-    "canary", "switch", "watch", "confirm", "revert", "migrate_late_ready", "migrate_late", "undo", "restore", "settle",
+    "preflight", "stage", "plan_migrations", "maintenance", "migrate", "plan_undo", "undo_first", "start", "smoke",
+    "canary", "switch", "watch", "confirm", "revert", "migrate_late_ready", "migrate_late", "undo", "restore",
+    "maintenance_end_fits", "maintenance_end", "settle",
 )  # fmt: skip
 TITLES = {
     "plan_migrations": "Plan migrations",
     "plan_undo": "Plan undo",
     "undo_first": "Undo first",
     "undo": "Undo migrations",
+    "maintenance": "Maintenance page",
+    "maintenance_end_fits": "Serve again",
+    "maintenance_end": "Serve again",
     "migrate_late_ready": "Late migrations",
     "migrate_late": "Late migrations",
 }
 # the variables in which the roles register answers: __<phase>_<part>
 PARTS = ("first", "rest", "result")
 # run on the migration host only
-SINGLE = ("plan_migrations", "migrate", "plan_undo", "undo_first", "undo", "migrate_late", "restore")
+SINGLE = (
+    "plan_migrations", "migrate", "plan_undo", "undo_first", "undo", "migrate_late", "restore", "maintenance_end_fits",
+)  # fmt: skip
+WINDOW_ENDS = ("maintenance_end_fits", "maintenance_end")  # where a deploy that opened a window did not come through
 LATE = ("migrate_late_ready", "migrate_late")  # of a deploy with migrations_late
-ROLLBACK_SKIPS = ("stage", "plan_migrations", "migrate")
+ROLLBACK_SKIPS = ("stage", "plan_migrations", "maintenance", "migrate")
 UNDOING = ("plan_undo", "undo_first", "undo")  # of a rollback with -e schema=reverse
 DRY = ("preflight", "stage", "plan_migrations", "plan_undo")  # what --check runs
 REVERTIBLE = ("canary", "switch", "watch", "confirm")
@@ -135,8 +142,70 @@ class Fleet:
     @functools.cached_property
     def target(self) -> Mapping[str, Any]:
         """A rollback's target {release, sha}. Raises Refused."""
-        statuses = {host: self.status(host) for host in self.hosts}
+        statuses = statuses_of(self)
+        if in_window(self) and (live := live_releases(statuses)):
+            return next({"release": item["release"], "sha": item["sha"]} for item in live.values())
         return choose_target(statuses, self.inputs.get("to"), bool(self.inputs.get("schema")))
+
+
+def statuses_of(fleet: Fleet) -> dict[str, Mapping[str, Any]]:
+    """What each host said about itself in the preflight."""
+    return {host: fleet.status(host) for host in fleet.hosts}
+
+
+# maintenance windows
+
+
+def asks_window(fleet: Fleet) -> bool:
+    """Whether this deploy may stop the application."""
+    return bool((fleet.inputs.get("migrations") or {}).get("window"))
+
+
+def in_window(fleet: Fleet) -> bool:
+    """Whether a window was open on any host when this run began."""
+    return any(fleet.status(host).get("maintenance") is not None for host in fleet.hosts)
+
+
+def opens_window(fleet: Fleet) -> bool:
+    """Whether this deploy stops the application: a migration needs it, or an earlier run has done so."""
+    planned = fleet.step("plan_migrations", fleet.migration_host, "migrate")
+    return asks_window(fleet) and (in_window(fleet) or bool(planned.get("stopped")))
+
+
+def in_maintenance(fleet: Fleet, host: str) -> bool:
+    """Whether a host's visitors met the page at some time in this run."""
+    return fleet.status(host).get("maintenance") is not None or bool(fleet.of("maintenance", host))
+
+
+def may_serve_again(fleet: Fleet) -> bool:
+    """Whether the release before the window fits the schema: it was asked, or nothing has run since."""
+    if not fleet.ran("migrate") and not in_window(fleet):
+        return True
+    phase = "preflight" if fleet.rollback else "maintenance_end_fits"
+    told = fleet.step(phase, fleet.migration_host, "fits").get("fits") or {}
+    live = live_releases(statuses_of(fleet)).values()
+    return bool(live) and all(told.get(item["release"]) == [] for item in live)
+
+
+def ends_window(fleet: Fleet, phase: str, host: str) -> bool:
+    """Whether a host asks if the release before fits, or serves it again: where the new one did not come through."""
+    if fleet.check or fleet.restoring or committed(fleet) or not in_maintenance(fleet, host):
+        return False
+    if fleet.rollback:
+        return phase == "maintenance_end" and not problems(fleet, "maintenance_end_fits")
+    if not problems(fleet, "maintenance_end_fits") or not fleet.ran("maintenance"):
+        return False  # nothing went wrong, or this run was refused before it did anything
+    if phase == "maintenance_end_fits":
+        return host == fleet.migration_host and not fleet.ran(phase)
+    return may_serve_again(fleet)
+
+
+def page_stays(fleet: Fleet) -> list[str]:
+    """Hosts whose visitors meet the maintenance page when this run ends."""
+    if committed(fleet) or fleet.check:
+        return []
+    there = [host for host in fleet.hosts if in_maintenance(fleet, host)]
+    return [host for host in there if not fleet.step("maintenance_end", host, "maintenance").get("ended")]
 
 
 @functools.lru_cache(maxsize=256)
@@ -203,7 +272,7 @@ def host_problems(fleet: Fleet, phase: str, host: str) -> list[Problem]:
 def lost_hosts(fleet: Fleet, phase: str) -> list[Problem]:
     """Hosts that had to take part and did not: the play lost them."""
     wanted = (fleet.migration_host,) if phase in SINGLE else fleet.hosts
-    if phase in ("revert", "settle"):
+    if phase in ("revert", "settle", *WINDOW_ENDS):
         return []
     if phase == "canary":
         wanted = tuple(canary_hosts(fleet))
@@ -251,9 +320,29 @@ def judge_preflight(fleet: Fleet) -> list[Problem]:
         if not fleet.rollback and not fleet.restoring:
             found += judge_machine(fleet, host, machine, status)
     found = found or judge_lease(fleet)
+    found = found or judge_window(fleet)
     if found or fleet.restoring:
         return found
     return judge_target(fleet) if fleet.rollback else judge_bad(fleet) or judge_reverts(fleet)
+
+
+def judge_window(fleet: Fleet) -> list[Problem]:
+    """Whether this run may go on though hosts serve their maintenance page: it must be one that ends the window."""
+    hosts = [host for host in fleet.hosts if fleet.status(host).get("maintenance") is not None]
+    if not hosts or fleet.restoring:
+        return []
+    known = fleet.status(hosts[0])["maintenance"]
+    why = f"since {str(known.get('since'))[:19]}: {known.get('why') or known.get('deploy_id') or 'it was asked for'}"
+    what, ends = "visitors meet the maintenance page", "ansible-playbook rollback.yml"
+    live = {str((fleet.status(host).get("live") or {}).get("sha")) for host in hosts}
+    if fleet.rollback and (fleet.inputs.get("to") or fleet.inputs.get("schema")):
+        return [Problem("preflight", hosts[0], what, why, f"{ends} without more serves the release before it again")]
+    if not fleet.rollback and sha(fleet) in live:
+        return [Problem("preflight", hosts[0], what, f"{why}; {sha(fleet)[:12]} is the release before it", ends)]
+    if not fleet.rollback and not asks_window(fleet):
+        todo = f"the same with -e migrations_maintenance_window=true, or {ends} to serve the release before it again"
+        return [Problem("preflight", hosts[0], what, why, todo)]
+    return []
 
 
 def judge_lease(fleet: Fleet) -> list[Problem]:
@@ -332,11 +421,30 @@ def judge_machine(fleet: Fleet, host: str, machine: Mapping[str, Any], status: M
 
 def judge_target(fleet: Fleet) -> list[Problem]:
     """Whether there is a release to roll back to."""
+    if in_window(fleet):
+        return judge_end(fleet)
     try:
         target = fleet.target
     except Refused as refusal:
         return [Problem("preflight", "", refusal.what, refusal.why, refusal.todo)]
     return judge_fit(fleet, str(target["release"]), str(target["sha"]))
+
+
+def judge_end(fleet: Fleet) -> list[Problem]:
+    """Whether the release before a maintenance window may serve again: only where it is known to fit the schema."""
+    live = {str(item["release"]): str(item["sha"]) for item in live_releases(statuses_of(fleet)).values()}
+    told = fleet.step("preflight", fleet.migration_host, "fits")
+    todo = "deploy a corrected commit with -e migrations_maintenance_window=true, or restore.yml a snapshot first"
+    for name, commit in live.items():
+        misfits = (told.get("fits") or {}).get(name)
+        if misfits is None:
+            why = str(told.get("why") or "what it expects is not kept on the migration host")
+            what = f"whether {commit[:12]} fits the schema is not known, so the maintenance page stays"
+            return [Problem("preflight", fleet.migration_host, what, why, todo)]
+        if misfits:
+            what = f"{commit[:12]} does not fit the schema any more, so the maintenance page stays"
+            return [Problem("preflight", fleet.migration_host, what, str(misfits[0]), todo)]
+    return []
 
 
 def judge_fit(fleet: Fleet, wanted: str, commit: str) -> list[Problem]:
@@ -586,8 +694,9 @@ def runs(fleet: Fleet, phase: str, host: str, part: str = "") -> bool:
         begun = bool(fleet.step("preflight", host, "lease").get("lease"))
         goes_on = undoes(fleet, "after") or bool(late_migrations(fleet))
         return begun and not fleet.check and (goes_on or not fleet.passed("confirm", host))
-    if phase == "revert":
-        return bool(moved(fleet)) and bool(problems(fleet, "revert"))
+    if phase in ("revert", *WINDOW_ENDS):
+        reverts_now = phase == "revert" and bool(moved(fleet)) and bool(problems(fleet, "revert"))
+        return reverts_now or (phase != "revert" and ends_window(fleet, phase, host))
     if fleet.check and phase not in DRY and phase != "restore":  # which says what is lost
         return False
     if phase in SINGLE and not first:
@@ -617,23 +726,29 @@ def wanted(fleet: Fleet, phase: str) -> bool:
     if phase in LATE:
         return wants_late(fleet, phase)
     if fleet.rollback:
-        if phase in ROLLBACK_SKIPS or (phase != "preflight" and staying(fleet)):
-            return False
-        # who asks for a watch wants the background processes of the target to answer in it
-        if phase in ("start", "smoke") and not watch_seconds(fleet) and all(warm(fleet, host) for host in fleet.hosts):
+        if not wanted_back(fleet, phase):
             return False
     elif phase != "stage" and nothing_to_do(fleet):
         # the release is live: what was named to run late, and has not, is looked at again
         return phase == "plan_migrations" and bool((fleet.inputs.get("migrations") or {}).get("late"))
     if phase == "plan_migrations" and judged_release(fleet) is None:
         return False
-    if phase == "migrate":
-        return bool(pending_migrations(fleet))
+    if phase in ("maintenance", "migrate"):
+        return bool(pending_migrations(fleet)) if phase == "migrate" else opens_window(fleet)
     if phase == "canary":
         return bool(canary_hosts(fleet)) and canary_position(fleet)[0] < len(canary_steps(fleet))
     if phase == "watch":
         return min(fleet.watched(host) for host in fleet.hosts) < watch_seconds(fleet) - 0.5
     return True
+
+
+def wanted_back(fleet: Fleet, phase: str) -> bool:
+    """Whether a rollback needs a phase at all."""
+    if phase != "preflight" and (phase in ROLLBACK_SKIPS or staying(fleet) or in_window(fleet)):
+        return False
+    # who asks for a watch wants the background processes of the target to answer in it
+    warm_everywhere = not watch_seconds(fleet) and all(warm(fleet, host) for host in fleet.hosts)
+    return phase not in ("start", "smoke") or not warm_everywhere
 
 
 def undoes(fleet: Fleet, moment: str) -> bool:
@@ -709,7 +824,8 @@ def holds(fleet: Fleet, condition: str, host: str) -> bool:
     if condition == "lease_named":
         return bool(fleet.inputs.get("lease"))
     if condition == "had_live":
-        return bool(fleet.status(host).get("live")) and not fleet.status(host).get("outdated")
+        serves = not fleet.status(host).get("outdated") and not in_maintenance(fleet, host)
+        return bool(fleet.status(host).get("live")) and serves
     raise ValueError(f"{condition} is not a condition")
 
 
@@ -731,7 +847,7 @@ def judged(fleet: Fleet) -> bool:
 
 def canary_steps(fleet: Fleet) -> list[int]:
     """The shares of the canary, in percent and rising; none without one, and in a rollback."""
-    return [] if fleet.rollback else [int(share) for share in fleet.inputs.get("canary") or []]
+    return [] if fleet.rollback or opens_window(fleet) else [int(share) for share in fleet.inputs.get("canary") or []]
 
 
 def canary_seconds(fleet: Fleet) -> float:
@@ -1132,8 +1248,9 @@ def filled(call: Mapping[str, Any], fleet: Fleet, given: Mapping[str, Any]) -> d
         case "processes":
             # a deploy waits until the old background processes have finished; a rollback lets them finish alone
             return {"wait": call.get("wait", not fleet.rollback or undoes(fleet, "after"))}
-        case "manage":
-            return {"command": fleet.inputs["command"]}
+        case "maintenance" | "manage" as verb:
+            about = {"why": f"deploy of {sha(fleet)[:12]}"} if call.get("action") == "begin" else {"checked": True}
+            return {"command": fleet.inputs["command"]} if verb == "manage" else about
         case "migrate" | "undo" | "restore" as verb:
             return filled_data(verb, fleet)
     return {}
@@ -1194,8 +1311,8 @@ def unjudged(fleet: Fleet) -> str:
 def ending(fleet: Fleet) -> str:
     """One word for the end.
 
-    live, rolled back, undone, migrated, restored, nothing to do, planned; half done (the schema did not follow); or
-    refused (nothing was changed), failed (before the switch), reverted.
+    live, rolled back, reopened, undone, migrated, restored, nothing to do, planned; half done (the schema did not
+    follow); or refused (nothing was changed), failed (before the switch), reverted.
     Asked during the confirmation, which writes it into the history, it says how the run ends if that goes well.
     """
     found = problems(fleet, "settle")
@@ -1203,6 +1320,8 @@ def ending(fleet: Fleet) -> str:
         return restored(fleet, found)
     if half_done(fleet):
         return "half done"
+    if fleet.rollback and in_window(fleet) and not found:
+        return "reopened" if not page_stays(fleet) else "failed"
     if found and moved(fleet):
         return "reverted"
     if found:

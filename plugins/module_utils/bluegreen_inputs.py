@@ -188,6 +188,19 @@ def check_late(value: object, without: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(parts))
 
 
+def check_window(value: object, late: object, without: Sequence[str]) -> bool:
+    """Whether the application may be stopped while refused migrations run. Raises Refused."""
+    name = "migrations_maintenance_window"
+    if not check_flag(name, value):
+        return False
+    if late:
+        raise Refused(f"{name} and migrations_late do not go together", "one of them is enough", f"leave {name} out")
+    if without:
+        why = f"{', '.join(without)} would go on serving a release that the schema leaves behind"
+        raise Refused(f"{name} is not for a deploy that leaves hosts out", why, "leave without out, or wait")
+    return True
+
+
 def check_lease(value: object) -> str | None:
     """The lease to break (`-e lease=`); None to show it. Raises Refused."""
     if value is None or value == "":

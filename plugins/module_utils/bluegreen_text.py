@@ -120,6 +120,9 @@ def _plan(hosts: Merged) -> str:
         approved = sum(one["verdict"] != "safe" for one in found["migrations"])
         words = f"{approved} approved" if approved else ""
     late = [str(name) for name in found.get("late") or []]
+    if found.get("stopped"):
+        words = f"{words}; " if words else ""
+        words += f"{listed([str(name) for name in found['stopped']], 2)} with the application stopped"
     if late:
         words = f"{words}; " if words else ""
         words += f"{listed(late, 2)} after the switch: the way back to {str(found.get('before'))[:12]} ends there"
@@ -144,6 +147,16 @@ def _migrate(hosts: Merged) -> str:
 def _migrate_late(hosts: Merged) -> str:
     found: Mapping[str, Any] = next((answer["migrate"] for answer in hosts.values() if answer.get("migrate")), {})
     return f"{listed(found.get('applied') or [], 2) or 'nothing'} applied; snapshot {found.get('snapshot') or 'none'}"
+
+
+def _maintenance(hosts: Merged) -> str:
+    cut = sum(int((answer.get("maintenance") or {}).get("in_flight_left") or 0) for answer in hosts.values())
+    return "the application is stopped" + (f", {count(cut, 'request')} cut off" if cut else "")
+
+
+def _maintenance_end(hosts: Merged) -> str:
+    ended = [host for host, answer in hosts.items() if (answer.get("maintenance") or {}).get("ended")]
+    return f"the release before serves on {listed(ended)}" if ended else "the maintenance page stays"
 
 
 def _plan_undo(hosts: Merged) -> str:
@@ -237,7 +250,7 @@ DETAILS = {
     "preflight": _preflight, "stage": _stage, "plan_migrations": _plan, "migrate": _migrate, "start": _start,
     "smoke": _smoke, "canary": _canary, "switch": _switch, "watch": _watch, "confirm": _confirm, "revert": _revert,
     "settle": _settle, "plan_undo": _plan_undo, "undo": _undo, "restore": _restore,
-    "migrate_late": _migrate_late,
+    "migrate_late": _migrate_late, "maintenance": _maintenance, "maintenance_end": _maintenance_end,
 }  # fmt: skip
 
 
@@ -247,7 +260,7 @@ DETAILS = {
 def outcome(fleet: Fleet) -> dict[str, Any]:
     """The end of a run: {ok, ending, line, notes, failure}; `failure` is {what, why, next} or None."""
     end = fleets.ending(fleet)
-    ok = end in ("live", "rolled back", "undone", "migrated", "restored", "nothing to do", "planned")
+    ok = end in ("live", "rolled back", "undone", "migrated", "reopened", "restored", "nothing to do", "planned")
     return {
         "ok": ok,
         "ending": end,
@@ -283,6 +296,8 @@ def ending_line(fleet: Fleet, end: str) -> str:
         return f"{app}: back on {commit} on {hosts}, {names} undone ({{time}}; {previous} is marked rolled back)"
     if end == "rolled back":
         return f"{app}: back on {commit} on {hosts} ({{time}}; {previous} is marked rolled back)"
+    if end == "reopened":
+        return f"{app}: {commit} serves again on {hosts}, the maintenance page is gone ({{time}})"
     if end == "migrated":
         return f"{app}: {commit} was live already; {listed(ran_late(fleet)) or 'nothing'} ran late ({{time}})"
     kept = "" if previous == "nothing" else f"; previous {previous} is kept: ansible-playbook rollback.yml"
@@ -326,6 +341,10 @@ def notes(fleet: Fleet, end: str) -> list[str]:
         found.append("not proven: no smoke check signs in, so pages behind the sign-in were not seen")
     found += judgement_notes(fleet, end)
     found += way_back(fleet)
+    if end == "live" and fleet.ran("maintenance"):
+        found.append(f"visitors met the maintenance page for about {seconds(page_seconds(fleet))}")
+    if end == "live" and fleets.asks_window(fleet) and not fleet.ran("maintenance"):
+        found.append("no migration needed the maintenance window: the application was not stopped")
     earlier = {str(item.get("state")) for _, item in fleets.records_of(fleet, fleets.sha(fleet))}
     if end == "live" and "rolled_back" in earlier:
         found.append(f"{fleets.sha(fleet)[:12]} was rolled back before and is live again")
@@ -352,6 +371,13 @@ def notes(fleet: Fleet, end: str) -> list[str]:
                 for problem in late_problems or fleets.host_problems(fleet, "settle", host)
             ]
     return found
+
+
+def page_seconds(fleet: Fleet) -> float:
+    """From the first host's maintenance page to the last host's switch, by the controller's clock."""
+    began = [float(one["began"]) for host in fleet.hosts for one in fleet.of("maintenance", host) if "began" in one]
+    ended = [float(one["ended"]) for host in fleet.hosts for one in fleet.of("switch", host) if "ended" in one]
+    return max(ended) - min(began) if began and ended else 0.0
 
 
 def judgement_notes(fleet: Fleet, end: str) -> list[str]:
@@ -409,7 +435,7 @@ def failure(fleet: Fleet, end: str) -> dict[str, str]:
     return {
         "what": f"{what} · {aftermath(fleet, end)}",
         "why": first.why or other_reason(found),
-        "next": first.todo or next_step(fleet, end),
+        "next": after_page(fleet) if fleets.page_stays(fleet) else first.todo or next_step(fleet, end),
     }
 
 
@@ -423,6 +449,11 @@ def aftermath(fleet: Fleet, end: str) -> str:
     previous = fleets.before(fleet)
     if fleet.restoring:
         return "nothing was changed" if end == "refused" else f"{previous} serves the data as they are"
+    if stays := fleets.page_stays(fleet):
+        whole = len(stays) == len(fleet.hosts)
+        return f"visitors meet the maintenance page{'' if whole else f' on {listed(stays)}'}"
+    if fleet.ran("maintenance_end"):
+        return f"{previous} serves again"
     if fleets.late_left(fleet):
         return f"{fleets.sha(fleet)[:12]} serves, and goes on without them"
     if end == "half done":
@@ -438,6 +469,17 @@ def aftermath(fleet: Fleet, end: str) -> str:
         doubt = "did not answer: it goes back by itself, unless it was confirmed"
         return f"all other hosts went back to {previous}; {listed(lost)} {doubt}"
     return f"every host went back to {previous}" if previous != "nothing" else "nothing is live"
+
+
+def after_page(fleet: Fleet) -> str:
+    """What to type while visitors meet the maintenance page."""
+    first = fleets.problems(fleet, "settle")[0]
+    if first.phase == "preflight" and first.todo:
+        return first.todo
+    again = "deploy.yml with -e migrations_maintenance_window=true (the same, or a corrected commit) goes on"
+    shot = fleet.step("migrate", fleet.migration_host, "migrate").get("snapshot")
+    back = f"restore.yml -e snapshot={shot}, then rollback.yml" if shot else "rollback.yml, if the release before fits"
+    return f"{f'{first.todo}; ' if first.todo else ''}{again}; {back} goes back"
 
 
 def next_step(fleet: Fleet, end: str) -> str:
@@ -474,6 +516,8 @@ def plan(fleet: Fleet) -> dict[str, Any]:
         result["artifact"] = (fleet.inputs.get("artifact") or {}).get("stem")
         result["migrations"] = fleets.verdicts(fleet)
         result["migrations_late"] = fleets.late_migrations(fleet)
+        stopped = fleet.step("plan_migrations", fleet.migration_host, "migrate").get("stopped")
+        result["migrations_stopped"] = list(stopped or [])
         planned = fleet.step("plan_migrations", fleet.migration_host, "migrate")
         result |= {
             f"migrations_{key}": planned[key] for key in ("method", "why_not_better", "judged") if key in planned
@@ -520,6 +564,9 @@ def plan_lines(found: Mapping[str, Any]) -> list[str]:
             "known once the release is on the host" if pending is None else (", ".join(map(verdict, pending)) or "none")
         )
         lines.append(f"  migrations on {found['migration_host']}: {words}")
+        if found["migrations_stopped"]:
+            names = ", ".join(found["migrations_stopped"])
+            lines.append(f"  with the application stopped and a maintenance page: {names}")
         if found["migrations_late"]:
             names = ", ".join(found["migrations_late"])
             lines.append(f"  after the switch: {names}; the way back to older releases ends there")
