@@ -673,6 +673,113 @@ def test_what_did_not_run_late_runs_when_the_same_is_typed_again() -> None:
     assert fleets.ending(fleet(ran, RUNS_LATE, there)) == "nothing to do"
 
 
+# maintenance windows
+
+STOPS = inputs(migrations={"window": True}, canary=[5])
+STOP_PLAN = {"web1": answer("migrate", {"pending": ["shop.0002_type"], "stopped": ["shop.0002_type"]})}
+OPEN = LIVE_A | {"maintenance": {"since": "2026-01-01T00:00:00", "why": "deploy of bbbbbbbbbbbb"}}
+PAGE = answer("maintenance", {"maintenance": {}})
+STOPPED: dict[str, Any] = {"stage": staged(), "plan_migrations": STOP_PLAN, "maintenance": PAGE}
+FITS, GONE = answer("fits", {"fits": {A: []}}), answer("fits", {"fits": {A: ["it is gone"]}})
+
+
+def test_a_window_stops_the_application_everywhere_before_a_migration_that_needs_it() -> None:
+    planned = {"stage": staged(), "plan_migrations": STOP_PLAN}
+    assert fleets.phase_hosts(fleet(planned, STOPS), "maintenance") == list(HOSTS)
+    assert fleets.phase_hosts(fleet(planned), "maintenance") == []
+    harmless = planned | {"plan_migrations": {"web1": answer("migrate", {"pending": ["shop.0002"], "stopped": []})}}
+    assert fleets.phase_hosts(fleet(harmless, STOPS), "maintenance") == [], "nothing is stopped for nothing"
+    state = fleet(STOPPED, STOPS)
+    assert fleets.phase_hosts(state, "migrate") == ["web1"]
+    assert not fleets.holds(state, "had_live", "web2"), "there is no live release to check"
+    assert fleets.canary_steps(state) == []
+    one_away = fleet(STOPPED | {"maintenance": {"web1": PAGE, "web2": PAGE, "web3": failed()}}, STOPS)
+    assert fleets.phase_hosts(one_away, "migrate") == []
+    assert fleets.phase_hosts(one_away, "maintenance_end_fits") == ["web1"]
+    assert fleets.phase_hosts(one_away, "maintenance_end") == list(HOSTS), "nothing ran: the release before fits"
+
+
+@pytest.mark.parametrize("phase", ["migrate", "start", "smoke"])
+@pytest.mark.parametrize("told", [FITS, GONE, failed("the database is down")])
+def test_after_a_failure_in_a_window_the_release_before_serves_only_if_it_fits(
+    phase: str, told: dict[str, Any]
+) -> None:
+    done = {
+        "migrate": {"web1": answer("migrate", {"applied": ["shop.0002_type"]})},
+        "start": answer(),
+        "smoke": answer(),
+    }
+    phases = STOPPED | {name: done[name] for name in list(done)[: list(done).index(phase)]}
+    broken = phases | {
+        phase: {"web1": failed(), **({} if phase == "migrate" else {"web2": answer(), "web3": answer()})}
+    }
+    assert fleets.phase_hosts(fleet(broken, STOPS), "maintenance_end_fits") == ["web1"]
+    state = fleet(broken | {"maintenance_end_fits": {"web1": told}}, STOPS)
+    assert fleets.phase_hosts(state, "maintenance_end_fits") == []
+    assert fleets.phase_hosts(state, "maintenance_end") == (list(HOSTS) if told is FITS else [])
+    assert fleets.page_stays(state) == list(HOSTS)
+    served = broken | {
+        "maintenance_end_fits": {"web1": told},
+        "maintenance_end": answer("maintenance", {"ended": True}),
+    }
+    assert fleets.page_stays(fleet(served, STOPS)) == []
+    assert fleets.phase_hosts(state, "settle") == list(HOSTS)
+
+
+def test_a_switch_ends_the_window_and_one_that_is_undone_does_not() -> None:
+    switched = STOPPED | {"migrate": {"web1": answer()}, "start": answer(), "smoke": answer()}
+    switched |= {"switch": answer("route", {"colour": "green"}), "watch": answer()}
+    final = fleet(switched | {"confirm": FINAL}, STOPS)
+    assert (fleets.page_stays(final), fleets.ending(final)) == ([], "live")
+    assert not set(fleets.WINDOW_ENDS) & set(next_phases(final))
+    undone = switched | {"watch": {"web1": failed(), "web2": answer(), "web3": answer()}, "revert": answer("revert")}
+    state = fleet(undone, STOPS)
+    assert fleets.phase_hosts(state, "maintenance_end_fits") == ["web1"]
+    assert (fleets.page_stays(state), fleets.ending(state)) == (list(HOSTS), "reverted")
+
+
+@pytest.mark.parametrize(
+    ("asked", "todo"),
+    [
+        (inputs(), "migrations_maintenance_window=true, or ansible-playbook rollback.yml"),
+        (inputs(sha=SHA[A], migrations={"window": True}), "ansible-playbook rollback.yml"),
+        (inputs(verb="rollback", to="cccccc"), "rollback.yml without more"),
+        (inputs(verb="rollback", to=None, schema="reverse"), "rollback.yml without more"),
+    ],
+    ids=["a deploy", "the release before", "a rollback further", "a rollback of the schema"],
+)
+def test_while_the_page_is_shown_only_what_ends_it_goes_on(asked: dict[str, Any], todo: str) -> None:
+    state = fleet({}, asked, OPEN)
+    problem = fleets.problems(state)[0]
+    assert problem.what == "visitors meet the maintenance page"
+    assert todo in problem.todo
+    assert not {"stage", "start", "switch", *fleets.WINDOW_ENDS} & set(next_phases(state))
+
+
+def test_the_same_deploy_goes_on_where_a_dead_one_has_left_the_page() -> None:
+    again = fleet({"stage": staged(), "plan_migrations": {"web1": answer("migrate", {"pending": []})}}, STOPS, OPEN)
+    assert fleets.phase_hosts(again, "maintenance") == list(HOSTS)
+    ready = {"stage": staged(), "plan_migrations": {"web1": answer("migrate", {"pending": []})}, "maintenance": PAGE}
+    assert fleets.phase_hosts(fleet(ready, STOPS, OPEN), "start") == list(HOSTS)
+
+
+@pytest.mark.parametrize(("told", "serves"), [({A: []}, True), ({A: ["it is gone"]}, False), ({}, False)])
+def test_a_rollback_in_a_window_serves_the_release_before_it_where_that_fits(
+    told: dict[str, Any], serves: bool
+) -> None:
+    one = taken(OPEN)
+    asks = {"web1": one | {"results": one["results"] | {"fits": {"fits": told, "why": ""}}}, "web2": one, "web3": one}
+    asked = inputs(verb="rollback", to=None)
+    state = fleet({"preflight": asks}, asked, OPEN)
+    assert fleets.phase_hosts(state, "maintenance_end") == (list(HOSTS) if serves else [])
+    assert not {"start", "smoke", "switch", "confirm"} & set(next_phases(state))
+    if serves:
+        done = fleet({"preflight": asks, "maintenance_end": answer("maintenance", {"ended": True})}, asked, OPEN)
+        assert (fleets.ending(done), fleets.page_stays(done)) == ("reopened", [])
+    else:
+        assert "so the maintenance page stays" in fleets.problems(state)[0].what
+
+
 def test_a_rollback_asks_every_host_what_fits_and_a_deploy_does_not() -> None:
     assert fleets.holds(fleet({}, inputs(verb="rollback", to=None)), "rollback", "web1")
     assert not fleets.holds(fleet({}), "rollback", "web1")

@@ -293,6 +293,17 @@ def test_late_migrations_are_named_in_a_list_or_a_text() -> None:
     assert "web3" in caught.value.why
 
 
+def test_a_window_is_for_the_whole_fleet_and_for_nothing_else() -> None:
+    assert asked.check_window("true", None, []) is True
+    assert asked.check_window(None, "shop.0007_x", ["web3"]) is False
+    with pytest.raises(Refused, match="do not go together"):
+        asked.check_window(True, ["shop.0007_x"], [])
+    with pytest.raises(Refused, match="not for a deploy that leaves hosts out"):
+        asked.check_window(True, None, ["web3"])
+    with pytest.raises(Refused, match="neither true nor false"):
+        asked.check_window("perhaps", None, [])
+
+
 @pytest.mark.parametrize("value", ["last", "20260101T000000", "../20260101T000000-aaaaaaaaaaaa-aaaaaaaa", 7, ["a"]])
 def test_what_is_no_snapshot_is_refused_before_any_host_is_asked(value: object) -> None:
     assert asked.check_snapshot("snapshot", "20260101T000000-aaaaaaaaaaaa-aaaaaaaa").endswith("-aaaaaaaa")

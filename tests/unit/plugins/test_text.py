@@ -97,6 +97,29 @@ def test_a_late_migration_that_fails_says_what_serves_and_what_to_type() -> None
     )
 
 
+def test_who_meets_the_page_is_said_and_what_ends_it() -> None:
+    failed = {"migrate": {"web1": made.failed("shop.0002_type failed")}}
+    failed["migrate"]["web1"]["results"] = {"migrate": {"snapshot": "s1"}}
+    stays = made.STOPPED | failed | {"maintenance_end_fits": {"web1": made.GONE}}
+    failure = text.outcome(made.fleet(stays, made.STOPS))["failure"]
+    assert failure["what"] == "Migrate: web1: shop.0002_type failed · visitors meet the maintenance page"
+    assert "restore.yml -e snapshot=s1, then rollback.yml goes back" in failure["next"]
+    assert "-e migrations_maintenance_window=true" in failure["next"]
+    ended = made.answer("maintenance", {"ended": True})
+    back = made.STOPPED | failed | {"maintenance_end_fits": {"web1": made.FITS}, "maintenance_end": ended}
+    failure = text.outcome(made.fleet(back, made.STOPS))["failure"]
+    assert failure["what"] == "Migrate: web1: shop.0002_type failed · aaaaaaaaaaaa serves again"
+
+
+def test_how_long_the_page_was_shown_is_said() -> None:
+    seen = {"maintenance": made.PAGE | {"began": 100.0}, "plan_migrations": made.STOP_PLAN}
+    moved = {"switch": made.answer("route", {"colour": "green"}) | {"ended": 142.0}, "migrate": {"web1": made.answer()}}
+    found = text.outcome(made.fleet(made.CONFIRMED | seen | moved, made.STOPS))
+    assert "visitors met the maintenance page for about 42 s" in found["notes"]
+    unneeded = text.outcome(made.fleet(made.CONFIRMED, made.STOPS))
+    assert "no migration needed the maintenance window: the application was not stopped" in unneeded["notes"]
+
+
 def test_a_good_deploy_ends_in_one_line() -> None:
     found = text.outcome(made.fleet(made.CONFIRMED))
     assert found["ok"]
