@@ -196,6 +196,14 @@ def escaped(text: str, more: str = "") -> str:
     return text
 
 
+def program(given: str) -> str:
+    """A file as it is meant where the words were typed: it runs in another directory. A bare name is found by PATH.
+
+    Links stay: a virtualenv's Python is one, and what it leads to has not its packages.
+    """
+    return os.path.abspath(given) if os.sep in given else given
+
+
 def check(given: argparse.Namespace) -> dict[str, Any]:
     """The answer of bluegreen.schema for head against base."""
     sys.path.append(str(REPO))
@@ -209,7 +217,9 @@ def check(given: argparse.Namespace) -> dict[str, Any]:
     repo = Path(git_root(repo))
     base, head = commit(repo, given.base, "--base"), commit(repo, given.head, "--head")
     live = databases(given.database)
-    python = given.python or "python"
+    python = program(given.python or "python")
+    base_python = program(given.base_python) if given.base_python else python
+    pg_bin = os.path.abspath(given.pg_bin) if given.pg_bin else ""
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bg-"))).resolve()
         old = stack.enter_context(tree(repo, base, place / "base"))
@@ -219,15 +229,15 @@ def check(given: argparse.Namespace) -> dict[str, Any]:
             root: {
                 "cwd": project[root],
                 "env": {**os.environ, "DJANGO_SETTINGS_MODULE": settings_of(project[root], given.settings)},
-                "python": (given.base_python or python) if root == old else python,
+                "python": base_python if root == old else python,
                 "timeout": given.timeout,
             }
             for root in (old, new)
         }
-        order: dict[str, Any] = {"databases": live, "pg_bin": given.pg_bin}
+        order: dict[str, Any] = {"databases": live, "pg_bin": pg_bin}
         try:
             if not live:
-                binaries = shadow.find_binaries(None, given.pg_bin)
+                binaries = shadow.find_binaries(None, pg_bin)
                 if not binaries:
                     what = "there are no server programs of PostgreSQL here: install them, or give --database"
                     raise Failure(what, NOT_JUDGED)

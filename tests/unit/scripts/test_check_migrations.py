@@ -112,6 +112,20 @@ def test_a_python_that_is_not_there_is_70(repo: Path) -> None:
     assert caught.value.code == gate.NOT_JUDGED
 
 
+def test_a_python_is_where_the_words_were_typed(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its jobs run in the trees of the two commits, where no virtualenv is."""
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin/python"
+    python.write_text("#!/bin/sh\necho '{\"error\": {\"code\": 1, \"what\": \"it was called\", \"why\": \"\", \"next\": \"\"}}'\n")
+    python.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    words = ["--repo", str(repo), "--base", "HEAD", "--database", "postgresql://h/n"]
+    for given in (["--python", "bin/python"], ["--python", "/nonexistent", "--base-python", "./bin/python"]):
+        with pytest.raises(Failure, match="it was called"):
+            gate.main([*words, *given])
+    assert gate.program("python3") == "python3", "found by PATH"
+
+
 def test_settings_are_those_of_manage_py(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
     assert gate.settings_of(repo, None) == "site.conf"
