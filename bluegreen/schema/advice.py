@@ -57,6 +57,7 @@ TEXTS: Mapping[str, Text] = {
         "release 1: the code never writes NULL any more (null=False on the field, in SeparateDatabaseAndState(state_operations=[…])), fill what is NULL\n"
         "release 2: ADD CONSTRAINT … CHECK (\"{column}\" IS NOT NULL) NOT VALID; VALIDATE CONSTRAINT; then SET NOT NULL", 2),
     "too-narrow": Text("the {release} release's model is {expects}, the column only {type}: what it writes may not fit", "add the migration that widens the column: makemigrations", 1),
+    "another-type": Text("the {release} release's model is {expects}, the column {type}: what it reads and writes is something else", _EXPAND, 3),
     # what changed
     "type-narrower": Text("{old} becomes {new}: values that the live release writes are refused, and the migration fails if one is there", _EXPAND, 3),
     "type-changed": Text("{old} becomes {new}: the live release reads and writes another type", _EXPAND, 3),

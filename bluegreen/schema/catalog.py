@@ -51,7 +51,8 @@ SELECT json_build_object(
             WHERE u.pos <= i.indnkeyatts ORDER BY u.pos),
       pg_get_indexdef(i.indexrelid), i.indisunique, i.indisvalid, i.indpred IS NOT NULL,
       NOT coalesce((to_jsonb(i)->>'indnullsnotdistinct')::boolean, false),
-      EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))))
+      EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')),
+      i.indexrelid::bigint))
     FROM pg_index i JOIN rel ON rel.oid = i.indrelid JOIN pg_class c ON c.oid = i.indexrelid
     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT c.relispartition),
   'triggers', (SELECT json_agg(json_build_array(rel.name, g.tgname,
@@ -117,8 +118,8 @@ def parse(text: str) -> Catalog:
         if table in tables
     ]
     indexes = [
-        Index(name, table, tuple(columns), definition, unique, valid, partial, distinct, owned)
-        for name, table, columns, definition, unique, valid, partial, distinct, owned in data["indexes"] or ()
+        Index(name, table, tuple(columns), definition, unique, valid, partial, distinct, owned, number)
+        for name, table, columns, definition, unique, valid, partial, distinct, owned, number in data["indexes"] or ()
     ]
     return Catalog(
         tables,

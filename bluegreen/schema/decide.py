@@ -137,6 +137,8 @@ def late_possible(case: Case, step: Step) -> tuple[bool, tuple[str, ...]]:
     """
     if step.failed or any(one.runs == "python" for one in step.operations):
         return False, ()
+    if any(one.key not in _elsewhere(case, one) for one in fits.misfits(case.new, case.steps[-1].after)):
+        return False, ()  # it does not fit in the end either
     after = {one.key for one in fits.misfits(case.new, step.after)}
     bridge = []
     for one in fits.misfits(case.new, step.before):
@@ -144,19 +146,27 @@ def late_possible(case: Case, step: Step) -> tuple[bool, tuple[str, ...]]:
             continue
         kind = one.values.get("type", "")
         value = BRIDGES.get(kind.split("(", 1)[0].strip())
-        if one.rule != "insert-omits" or value is None or _constrained(step.before, one):
+        if one.rule != "insert-omits" or value is None or _bound(step.before, one.table, one.column, value):
             return False, ()
         bridge.append(f"ALTER TABLE {quoted(one.table)} ALTER COLUMN {quoted(one.column)} SET DEFAULT {value};")
     return True, tuple(bridge)
 
 
-def _constrained(catalog: Catalog, finding: Finding) -> bool:
-    """Is there a rule that one value for all new rows may break: unique, foreign key, check, exclusion?"""
-    of: list[Constraint | Index] = [*catalog.constraints.values(), *catalog.indexes.values()]
+def _bound(catalog: Catalog, table: str, column: str, value: str) -> bool:
+    """Would rows that all hold `value` in the column break a rule of the table?"""
+
+    def names(one: Constraint | Index) -> bool:
+        return one.table == table and (
+            column in one.columns or bool(re.search(rf"{re.escape(column)}", one.definition))
+        )
+
+    twice = not value.endswith("()") or value == "now()"
+    if twice and any(index.unique and names(index) for index in catalog.indexes.values()):
+        return True
+    harmless = f"CHECK (({column} >= 0))" if value == "0" else "-"
     return any(
-        finding.column in one.columns or re.search(rf"\b{re.escape(finding.column)}\b", one.definition)
-        for one in of
-        if one.table == finding.table and (not isinstance(one, Index) or one.unique)
+        one.kind in "cfx" and names(one) and not one.definition.startswith(harmless)
+        for one in catalog.constraints.values()
     )
 
 

@@ -85,7 +85,8 @@ class Constraint:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """An index; expressions stand in `columns` as empty text. `owned`: it belongs to a constraint."""
+    """An index; expressions stand in `columns` as empty text. `owned`: it belongs to a constraint. `number`: its oid,
+    which a new name does not change; 0 where it is not known."""
 
     name: str
     table: str
@@ -96,6 +97,7 @@ class Index:
     partial: bool = False
     nulls_distinct: bool = True
     owned: bool = False
+    number: int = 0
 
     @property
     def meaning(self) -> tuple[str, str]:

@@ -73,6 +73,8 @@ def _column(table: Table, column: Column, use: Use, whole: TableUse, release: st
         yield finding("not-null")
     if use.writes != "never" and types.change(column.type, use.type) in (types.Change.WIDER, types.Change.LARGER):
         yield finding("too-narrow")
+    if use.type and types.apart(column.type, use.type):
+        yield finding("another-type")
 
 
 def _finding(rule: str, release: str, table: str, column: str, **values: str) -> Finding:

@@ -116,7 +116,9 @@ def _live(scene: Scene) -> Iterator[Finding]:
     known = {one.key for catalog in (scene.setting.baseline, scene.before) for one in fits.misfits(live, catalog)}
     renamed = any(re.search(r"\bRENAME\b", one.sql, re.IGNORECASE) for one in scene.step.statements)
     for one in fits.misfits(live, scene.after):
-        if one.key not in known:
+        there = scene.before.tables.get(one.table)
+        told = one.rule == "another-type" and there is not None and one.column in there.columns  # by _type
+        if one.key not in known and not told:
             rule = one.rule.replace("missing", "renamed") if renamed and one.rule.startswith("missing") else one.rule
             yield dataclasses.replace(one, rule=rule)
 
@@ -202,11 +204,13 @@ def _proven(catalog: Catalog, table: str, column: str) -> bool:
 
 
 def _added_indexes(scene: Scene) -> list[Index]:
-    meanings = {one.meaning for name, one in scene.before.indexes.items()}
+    """Those that were built; a new name alone builds nothing."""
+    before = scene.before.indexes
+    numbers = {one.number for one in before.values()} - {0}
     return [
         one
         for name, one in scene.after.indexes.items()
-        if one.table in scene.names and name not in scene.before.indexes and one.meaning not in meanings
+        if one.table in scene.names and name not in before and one.number not in numbers
     ]
 
 
@@ -261,17 +265,20 @@ def _can_break(scene: Scene, index: Index) -> bool:
 
 def _constraints(scene: Scene) -> Iterator[Finding]:
     before, after = scene.before.constraints, scene.after.constraints
-    old = {one.meaning: one for one in before.values()}
-    new = {one.meaning: one for one in after.values()}
-    for meaning, one in new.items():
-        if meaning not in old:
+    gone = {one.meaning: one for key, one in before.items() if key not in after}
+    new = {one.meaning for one in after.values()}
+    for key, one in after.items():
+        was = before.get(key)
+        if was is None or was.meaning != one.meaning:
+            was = gone.get(one.meaning)
+        if was is None:
             yield from _added_constraint(scene, one)
-        elif one.valid and not old[meaning].valid:
+        elif one.valid and not was.valid:
             yield Finding("validated", SAFE, one.table, values={"name": one.name})
-        elif one.name != old[meaning].name and one.table in scene.names:
-            yield Finding("renamed-constraint", SAFE, one.table, values={"name": old[meaning].name, "to": one.name})
-    for meaning, one in old.items():
-        if meaning in new or one.table not in scene.names:
+        elif one.name != was.name and one.table in scene.names:
+            yield Finding("renamed-constraint", SAFE, one.table, values={"name": was.name, "to": one.name})
+    for one in before.values():
+        if one.meaning in new or one.table not in scene.names:
             continue
         stays = all(name in scene.after.tables[one.table].columns for name in one.columns)
         if one.kind == "p" and one.table in scene.live:

@@ -14,6 +14,11 @@ _NAMES = {
 }  # fmt: skip
 _WHOLE = ("smallint", "integer", "bigint")
 _TEXTS = ("character varying", "text")
+# What every server has, by one name each: of two of them it is certain that they are not the same type.
+_PLAIN = {
+    *_WHOLE, *_TEXTS, "character", "numeric", "real", "double precision", "boolean", "date", "uuid", "json", "jsonb", "bytea",
+    "inet", "interval", "timestamp with time zone", "timestamp without time zone", "time without time zone",
+}  # fmt: skip
 
 
 class Change(enum.Enum):
@@ -64,6 +69,12 @@ def change(old: str, new: str) -> Change:
     if {before[0], after[0]} <= {"citext", *_TEXTS} and not after[1]:
         return Change.LARGER  # compared in another way
     return Change.OTHER
+
+
+def apart(one: str, other: str) -> bool:
+    """Certainly two types, of which neither can hold what the other does. An extension's own are never known to be."""
+    pair = {parse(one)[0], parse(other)[0]}
+    return pair <= _PLAIN and change(one, other) is Change.OTHER
 
 
 def _length(kind: tuple[str, tuple[int, ...], str]) -> float:

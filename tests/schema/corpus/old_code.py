@@ -86,8 +86,10 @@ def _value(field: Any, row: int) -> Any:
         return ("x" * ((field.max_length or 500) - 1)) + str(row)
     if kind == "DecimalField":
         return decimal.Decimal("9" * (field.max_digits - field.decimal_places) + f".{row:0{field.decimal_places}}")
-    if kind in ("IntegerField", "PositiveIntegerField", "PositiveSmallIntegerField"):
-        return 30_000 + row
+    if kind in ("SmallIntegerField", "PositiveSmallIntegerField"):
+        return 32_000 + row
+    if kind in ("IntegerField", "PositiveIntegerField"):
+        return 2_000_000_000 + row
     if kind == "BigIntegerField":
         return 2**40 + row
     if kind == "DateTimeField":

@@ -1,6 +1,6 @@
 """Try the corpus in one throwaway server: `python -m tests.schema.corpus.run [NAME…]`, in a virtualenv with Django.
 
-Prints one JSON object: {django, cases: {name: {verdict, rules, sql, error, seconds}}}.
+Prints one JSON object: {django, server, cases: {name: {verdict, rules, sql, error, seconds}}}.
 """
 
 from __future__ import annotations
@@ -153,6 +153,8 @@ def judge(case: Case, state: Any, connection: Any, wall: Wall) -> dict[str, Any]
         "broke_new": "" if failed else old_code.works(after.apps, connection),
         "broke": broke,
         "late": [item["late_possible"] for item in result["migrations"]],
+        "bridge": [statement for item in result["migrations"] for statement in item["bridge"]],
+        "failed": failed,
     }
 
 
@@ -174,14 +176,13 @@ def predict(case: Case, state: Any, live: Any, connection: Any) -> str:
     return str(decide.answer([found], "static", "corpus")["verdict"])
 
 
-def run(names: list[str]) -> dict[str, Any]:
-    """All of it, in a server that is gone at the end."""
+@contextlib.contextmanager
+def place() -> Iterator[tuple[Any, Wall, Bases]]:
+    """A server that is gone at the end: Django's connection to it, the wall, and what makes databases. Once a process."""
     import django
     from django.conf import settings
 
-    place = shadow.find_binaries()
-    found: dict[str, Any] = {}
-    with shadow.cluster(place, "shadow") as server:
+    with shadow.cluster(shadow.find_binaries(), "shadow") as server:
         entry = {
             "ENGINE": "django.db.backends.postgresql",
             "HOST": server.host,
@@ -204,7 +205,17 @@ def run(names: list[str]) -> dict[str, Any]:
             with keeper.cursor() as cursor:
                 cursor.execute(sql)
 
-        bases = Bases(connection, admin)
+        yield connection, wall, Bases(connection, admin)
+        connection.close()
+        keeper.close()
+
+
+def run(names: list[str]) -> dict[str, Any]:
+    """All of it, or the named ones."""
+    found: dict[str, Any] = {}
+    with place() as (connection, wall, bases):
+        import django
+
         for case in cases(names):
             started = time.monotonic()
             try:
@@ -218,9 +229,8 @@ def run(names: list[str]) -> dict[str, Any]:
                     "sql": [],
                 }
             found[case.name]["seconds"] = round(time.monotonic() - started, 3)
-        connection.close()
-        keeper.close()
-    return {"django": ".".join(map(str, django.VERSION[:3])), "cases": found}
+        server = connection.cursor().execute("SHOW server_version").fetchone()[0]
+    return {"django": ".".join(map(str, django.VERSION[:3])), "server": server, "cases": found}
 
 
 if __name__ == "__main__":
