@@ -128,11 +128,21 @@ def restore(context: Context, identity: str, accept: str, options: Options) -> d
         return answer
     made = fresh(context, live.release, told, orders)
     stamp = f"bad_{re.sub(r'[^0-9]', '', identity[:15])}_{int(time.time()) % 100000:05d}"
-    for alias, new in made.items():
-        order = {**orders[alias], "new": new, "kept": stamp}
-        done = jobs.ask(context, live.release, "migrate", "swap", order, 120)
-        answer["restored"][alias] = done["kept"]
-        context.say(f"{alias} is back; what served before is kept as {done['kept']}")
+    try:
+        for alias, new in made.items():
+            order = {**orders[alias], "new": new, "kept": stamp}
+            done = jobs.ask(context, live.release, "migrate", "swap", order, 120)
+            answer["restored"][alias] = done["kept"]
+            context.say(f"{alias} is back; what served before is kept as {done['kept']}")
+    except BaseException:
+        # one that got its name after all has the old name no more: that it is dropped then changes nothing
+        drop(
+            context,
+            live.release,
+            orders,
+            {alias: new for alias, new in made.items() if alias not in answer["restored"]},
+        )
+        raise
     context.state.append_history(
         "restore",
         snapshot=identity,
@@ -159,10 +169,16 @@ def fresh(context: Context, name: str, told: Mapping[str, Any], orders: Mapping[
                 todo = "ansible-playbook rollback.yml to the release that was live then, and the same again"
                 raise refused("the live release does not fit the snapshot", f"{found['misfits'][0]}{more}", todo)
     except BaseException:
-        for alias, new in made.items():
-            jobs.ask(context, name, "migrate", "drop", {**orders[alias], "new": new}, 120)
+        drop(context, name, orders, made)
         raise
     return made
+
+
+def drop(context: Context, name: str, orders: Mapping[str, dict[str, Any]], made: Mapping[str, str]) -> None:
+    """Remove databases that do not serve. What cannot be removed stays; the error at hand says more than that would."""
+    for alias, new in made.items():
+        with contextlib.suppress(BluegreenError):
+            jobs.ask(context, name, "migrate", "drop", {**orders[alias], "new": new}, 120)
 
 
 def feed(context: Context, name: str, order: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -21,13 +21,14 @@ from bluegreen.schema import dumping, shadow
 
 SWAP = 30.0  # seconds for the swap; a rename gives up after 5 s behind a session that does not end (PostgreSQL's own)
 LENGTH = 63  # bytes of a name in PostgreSQL
-# What a dump of one database does not hold: who may connect, and its own settings.
+# What a dump of one database does not hold: who may connect, its own settings, and the role's own in it.
 PROPERTIES = """
-SELECT format('ALTER DATABASE %I SET %s TO %s;', {new}, split_part(one, '=', 1),
+SELECT format(CASE WHEN s.setrole = 0 THEN 'ALTER DATABASE %1$I SET %2$s TO %3$s;'
+  ELSE 'ALTER ROLE CURRENT_USER IN DATABASE %1$I SET %2$s TO %3$s;' END, {new}, split_part(one, '=', 1),
   CASE WHEN split_part(one, '=', 1) IN ('search_path', 'DateStyle', 'session_preload_libraries')
     THEN substr(one, strpos(one, '=') + 1) ELSE quote_literal(substr(one, strpos(one, '=') + 1)) END)
 FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) AS one
-WHERE d.datname = {old} AND s.setrole = 0
+WHERE d.datname = {old} AND s.setrole IN (0, current_user::regrole)
 UNION ALL
 SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC;', {new}) FROM pg_database
 WHERE datname = {old} AND datacl IS NOT NULL
@@ -174,6 +175,11 @@ def swap(order: Mapping[str, Any]) -> dict[str, Any]:
     script = f"BEGIN;\nALTER DATABASE {old} RENAME TO {aside};\nALTER DATABASE {fresh} RENAME TO {old};\nCOMMIT;\n"
     try:
         shadow.psql(server, "postgres", script, secret, SWAP)
+    except BluegreenError as problem:
+        todo = (
+            "nothing was changed; end the sessions of other roles (SELECT * FROM pg_stat_activity), then the same again"
+        )
+        raise check_failed(f"{name} could not be renamed", problem.why or problem.what, todo) from None
     finally:
         over.set()
         thread.join()

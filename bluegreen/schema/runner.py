@@ -94,7 +94,7 @@ def _pending_of(
 ) -> None:
     """One database: adds to what was found."""
     from django.core.exceptions import ImproperlyConfigured
-    from django.db import OperationalError, connections
+    from django.db import DatabaseError, connections
     from django.db.migrations.exceptions import InconsistentMigrationHistory
 
     from bluegreen.schema import service
@@ -103,11 +103,8 @@ def _pending_of(
     try:
         executor = _executor(connection)
         executor.loader.check_consistent_history(connection)
-    except OperationalError as problem:
-        todo = "is it running, and are the settings right?"
-        raise check_failed(
-            f"the database {alias!r} cannot be reached", service.without_secret(connection, problem), todo
-        ) from None
+    except DatabaseError as problem:
+        raise service.silent(connection, problem) from None
     except InconsistentMigrationHistory as problem:
         why = tryout.line(problem)
         raise check_failed("the migration history contradicts itself", why, "correct it in a new commit") from None
@@ -640,7 +637,8 @@ def _one(
                 after = work()
         except Exception as problem:  # noqa: BLE001  whatever a migration raises
             code = sqlstate(problem)
-            truth = session.truth(step, watched.done)
+            # what an atomic one had done was rolled back
+            truth = session.truth(step, [] if migration.atomic else watched.done)
             sound = may_retry(code, migration.atomic, len(watched.done)) and not truth["invalid_indexes"]
             if sound and not truth["finished"] and attempt < session.attempts:
                 rest = pause(attempt)

@@ -135,7 +135,7 @@ def read(order: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_one(connection: Any) -> dict[str, Any]:
     """The bundle of one database. Raises BluegreenError (CHECK_FAILED) if it cannot be reached."""
-    from django.db import OperationalError
+    from django.db import DatabaseError
     from django.db.migrations.recorder import MigrationRecorder
 
     try:
@@ -160,11 +160,8 @@ def read_one(connection: Any) -> dict[str, Any]:
         rows = MigrationRecorder(connection).migration_qs.order_by("id").values_list("app", "name") if there else []
         applied = [list(row) for row in rows]
         parameters = connection.get_connection_params()
-    except OperationalError as problem:
-        todo = "is it running, and are the settings right?"
-        raise check_failed(
-            f"the database {connection.alias!r} cannot be reached", without_secret(connection, problem), todo
-        ) from None
+    except DatabaseError as problem:
+        raise silent(connection, problem) from None
     finally:
         connection.close()
     server, secret = of_parameters(parameters)
@@ -178,6 +175,16 @@ def read_one(connection: Any) -> dict[str, Any]:
         "migrations_table": table, "sizes": sizes, "roles": roles, "schema_sql": schema, "unread": unread,
         "engine": connection.settings_dict["ENGINE"], "invalid_indexes": invalid,
     }  # fmt: skip
+
+
+def silent(connection: Any, problem: Exception) -> BluegreenError:
+    """The error for a database that does not answer, or not this role."""
+    from django.db import OperationalError
+
+    reached = not isinstance(problem, OperationalError)
+    what = f"the database {connection.alias!r} cannot be {'read' if reached else 'reached'}"
+    todo = "may its role read every table?" if reached else "is it running, and are the settings right?"
+    return check_failed(what, without_secret(connection, problem), todo)
 
 
 def without_secret(connection: Any, problem: Exception) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from typing import Any
 
@@ -233,11 +235,19 @@ def approved(host: Any, played: Release, **more: Any) -> dict[str, Any]:
 def test_without_a_snapshot_nothing_runs(host: Any, played: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     host.deploy(1, 1)
     host.configure_host(min_free_mb=1)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9 << 20, 8 << 20, 1 << 20))  # type: ignore[attr-defined]
-    with pytest.raises(BluegreenError, match="no room for the snapshot: 1 MB free, up to 1 MB needed"):
+    with monkeypatch.context() as nearly:
+        nearly.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9 << 20, 8 << 20, 1 << 20))  # type: ignore[attr-defined]
+        with pytest.raises(BluegreenError, match="no room for the snapshot: 1 MB free, up to 1 MB needed"):
+            approved(host, played)
+    monkeypatch.setattr(snapshot, "verify", full)  # it had room, and somebody else took it
+    with pytest.raises(OSError, match="No space left"):
         approved(host, played)
-    monkeypatch.undo()
+    assert list(snapshot.directory(host.context()).iterdir()) == []
     assert "run" not in played.verbs()
+
+
+def full(path: Any, told: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_snapshot_that_does_not_hold_what_it_should_is_none(

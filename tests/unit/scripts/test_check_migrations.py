@@ -116,7 +116,7 @@ def test_a_python_is_where_the_words_were_typed(repo: Path, tmp_path: Path, monk
     """Its jobs run in the trees of the two commits, where no virtualenv is."""
     (tmp_path / "bin").mkdir()
     python = tmp_path / "bin/python"
-    python.write_text("#!/bin/sh\necho '{\"error\": {\"code\": 1, \"what\": \"it was called\", \"why\": \"\", \"next\": \"\"}}'\n")
+    python.write_text('#!/bin/sh\necho \'{"error": {"code": 1, "what": "it was called", "why": "", "next": ""}}\'\n')
     python.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     words = ["--repo", str(repo), "--base", "HEAD", "--database", "postgresql://h/n"]
