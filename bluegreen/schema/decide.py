@@ -135,7 +135,7 @@ def late_possible(case: Case, step: Step) -> tuple[bool, tuple[str, ...]]:
 
     Not with code of its own that moves data: what new code expects of it is not known.
     """
-    if step.failed or any(one.runs == "python" for one in step.operations):
+    if step.failed or any(one.runs == "python" for one in step.operations) or _freed(case, step):
         return False, ()
     if any(one.key not in _elsewhere(case, one) for one in fits.misfits(case.new, case.steps[-1].after)):
         return False, ()  # it does not fit in the end either
@@ -150,6 +150,23 @@ def late_possible(case: Case, step: Step) -> tuple[bool, tuple[str, ...]]:
             return False, ()
         bridge.append(f"ALTER TABLE {quoted(one.table)} ALTER COLUMN {quoted(one.column)} SET DEFAULT {value};")
     return True, tuple(bridge)
+
+
+def _freed(case: Case, step: Step) -> bool:
+    """Does the step take a rule away that the new release, which no longer knows it, may break before?"""
+    before, after = step.before, step.after
+    indexes = {one.meaning for one in after.indexes.values()}
+    rules_kept = {one.meaning for one in after.constraints.values()}
+    for table, use in fits.uses(case.new, before).items():
+        columns = before.tables[table].columns
+        empty = {name for name, one in columns.items() if name not in use.columns and not (one.not_null or one.default)}
+        for index in (one for one in before.indexes.values() if one.table == table and one.unique):
+            if index.meaning not in indexes and not empty & set(index.columns):
+                return True
+        for one in (one for one in before.constraints.values() if one.table == table and one.kind in "cfx"):
+            if one.meaning not in rules_kept and (not one.columns or set(one.columns) & set(use.columns)):
+                return True
+    return False
 
 
 def _bound(catalog: Catalog, table: str, column: str, value: str) -> bool:

@@ -71,7 +71,7 @@ def _column(table: Table, column: Column, use: Use, whole: TableUse, release: st
         yield finding("computed")
     if use.null and column.not_null and use.writes in ("value", "default"):
         yield finding("not-null")
-    if use.writes != "never" and types.change(column.type, use.type) in (types.Change.WIDER, types.Change.LARGER):
+    if use.writes != "never" and types.change(use.type, column.type) is types.Change.NARROWER:
         yield finding("too-narrow")
     if use.type and types.apart(column.type, use.type):
         yield finding("another-type")

@@ -16,8 +16,8 @@ _WHOLE = ("smallint", "integer", "bigint")
 _TEXTS = ("character varying", "text")
 # What every server has, by one name each: of two of them it is certain that they are not the same type.
 _PLAIN = {
-    *_WHOLE, *_TEXTS, "character", "numeric", "real", "double precision", "boolean", "date", "uuid", "json", "jsonb", "bytea",
-    "inet", "interval", "timestamp with time zone", "timestamp without time zone", "time without time zone",
+    *_WHOLE, *_TEXTS, "character", "numeric", "real", "double precision", "boolean", "date", "uuid", "json", "jsonb",
+    "bytea", "inet", "interval", "timestamp with time zone", "timestamp without time zone", "time without time zone",
 }  # fmt: skip
 
 

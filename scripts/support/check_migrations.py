@@ -201,7 +201,7 @@ def program(given: str) -> str:
 
     Links stay: a virtualenv's Python is one, and what it leads to has not its packages.
     """
-    return os.path.abspath(given) if os.sep in given else given
+    return str(Path.cwd() / given) if os.sep in given else given
 
 
 def check(given: argparse.Namespace) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def check(given: argparse.Namespace) -> dict[str, Any]:
     live = databases(given.database)
     python = program(given.python or "python")
     base_python = program(given.base_python) if given.base_python else python
-    pg_bin = os.path.abspath(given.pg_bin) if given.pg_bin else ""
+    pg_bin = str(Path(given.pg_bin).resolve()) if given.pg_bin else ""
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bg-"))).resolve()
         old = stack.enter_context(tree(repo, base, place / "base"))

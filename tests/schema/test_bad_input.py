@@ -17,7 +17,7 @@ from bluegreen.errors import BluegreenError
 from bluegreen.schema import shadow
 from tests.schema.test_runner import Site, first, site  # noqa: F401  fixtures
 
-PASSWORD = "hunter2 it's"  # noqa: S105
+PASSWORD = "hunter2 it's"
 
 
 def role(where: Site, name: str, options: str, *memberships: str) -> dict[str, Any]:

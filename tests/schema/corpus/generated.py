@@ -167,12 +167,12 @@ def wrong(case: Case, said: dict[str, Any], bases: run.Bases, connection: Any) -
     """What the verdict promised and did not keep; nothing if it is true."""
     if said["before"]:
         return f"the base does not work: {said['before']}"
-    if said["verdict"] != "refused":
-        if said["broke"] and not MAY_BREAK & set(said["all_rules"]):
+    if said["verdict"] != "refused" and not MAY_BREAK & set(said["all_rules"]):
+        if said["broke"]:
             return f"{said['verdict']}, and the live release: {said['broke']}"
         if said["broke_new"]:
             return f"{said['verdict']}, and the new release: {said['broke_new']}"
-    if said["verdict"] != "safe" and said["static"] == "safe":
+    if said["verdict"] != "safe" and said["static"] == "safe" and not said["failed"]:
         return f"{said['verdict']}, and safe without a shadow"
     if said["late"] == [True] and (problem := late_works(case, said, bases, connection)):
         return f"late possible, and the new release before it: {problem}"
@@ -192,7 +192,7 @@ def made(seed: int, count: int) -> dict[str, Any]:
             case = maker.case(number)
             try:
                 said = run.try_case(case, bases, connection, wall)
-            except Exception as problem:  # noqa: BLE001  no models' state can be made of these operations
+            except Exception as problem:
                 found["no migration at all"] += 1
                 if found["no migration at all"] > 10 * count:
                     raise RuntimeError("nearly nothing that was made is a migration") from problem

@@ -86,26 +86,20 @@ def _value(field: Any, row: int) -> Any:
         return ("x" * ((field.max_length or 500) - 1)) + str(row)
     if kind == "DecimalField":
         return decimal.Decimal("9" * (field.max_digits - field.decimal_places) + f".{row:0{field.decimal_places}}")
-    if kind in ("SmallIntegerField", "PositiveSmallIntegerField"):
-        return 32_000 + row
-    if kind in ("IntegerField", "PositiveIntegerField"):
-        return 2_000_000_000 + row
-    if kind == "BigIntegerField":
-        return 2**40 + row
-    if kind == "DateTimeField":
-        return WHEN + datetime.timedelta(hours=row)
-    if kind == "DateField":
-        return WHEN.date() + datetime.timedelta(days=row)
-    if kind == "BooleanField":
-        return True
     if kind == "DateRangeField":
         from django.db.backends.postgresql.psycopg_any import DateRange
 
         return DateRange(datetime.date(2026, 1, row), datetime.date(2026, 2, row))
-    if kind == "JSONField":
-        return {"row": row}
-    if kind == "UUIDField":
-        return uuid.UUID(int=row)
-    if kind == "ArrayField":
-        return [row]
-    raise NotImplementedError(kind)
+    return {
+        "SmallIntegerField": 32_000 + row,
+        "PositiveSmallIntegerField": 32_000 + row,
+        "IntegerField": 2_000_000_000 + row,
+        "PositiveIntegerField": 2_000_000_000 + row,
+        "BigIntegerField": 2**40 + row,
+        "DateTimeField": WHEN + datetime.timedelta(hours=row),
+        "DateField": WHEN.date() + datetime.timedelta(days=row),
+        "BooleanField": row == 1,
+        "JSONField": {"row": row},
+        "UUIDField": uuid.UUID(int=row),
+        "ArrayField": [row],
+    }[kind]
