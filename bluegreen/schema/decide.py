@@ -174,7 +174,7 @@ def _bound(catalog: Catalog, table: str, column: str, value: str) -> bool:
 
     def names(one: Constraint | Index) -> bool:
         return one.table == table and (
-            column in one.columns or bool(re.search(rf"{re.escape(column)}", one.definition))
+            column in one.columns or bool(re.search(rf"\b{re.escape(column)}\b", one.definition))
         )
 
     twice = not value.endswith("()") or value == "now()"
