@@ -471,22 +471,22 @@ def stage(
         if upload is None and source is None:
             return {"have": False, "stop": True}
         close_image(paths, name)
-        try:
-            if upload is not None:
-                found = receive(paths, config, manifest, from_inbox(paths, upload))
-            elif source is not None:
-                found = receive(paths, config, manifest, from_store(source, manifest["image"]["bytes"]))
-        finally:
-            if upload is not None:
-                forget_upload(paths, upload)
-    method = open_image(paths, config, name, found)
-    added, differing = add_static(paths, name, manifest.get("static", {}).get("hashed", []))
+        if upload is not None:
+            found = receive(paths, config, manifest, from_inbox(paths, upload))
+            forget_upload(paths, upload)  # the disk must not hold it twice while it is opened
+        elif source is not None:
+            found = receive(paths, config, manifest, from_store(source, manifest["image"]["bytes"]))
+    try:
+        method = open_image(paths, config, name, found)
+        added, differing = add_static(paths, name, manifest.get("static", {}).get("hashed", []))
+    except BluegreenError:
+        if known is None:
+            remove(paths, name)  # what cannot be used does not stay
+        raise
     if not complete or (signed and (known or {}).get("signed") != signed):
         # not indented: that takes three times as long, and a manifest has a megabyte
         text = json.dumps({**manifest, "signed": signed}, sort_keys=True)
         files.write_file(paths.images / f"{name}.json", text + "\n")
-    if upload:
-        forget_upload(paths, upload)
     return {
         "have": True,
         "mounted": str(paths.images / name),

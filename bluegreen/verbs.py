@@ -93,6 +93,15 @@ def _named_or_live(context: Context, params: Params) -> str:
 
 def stage(context: Context, params: Params) -> Answer:
     """Make an artifact usable on this host."""
+    try:
+        return stage_origin(context, params)
+    finally:
+        if params["image"] is not None and not context.dry_run:
+            images.forget_upload(context.paths, params["image"])
+
+
+def stage_origin(context: Context, params: Params) -> Answer:
+    """The same: whose it is first, then its bytes."""
     manifest = params["manifest"]
     images.check_manifest(manifest, context.app, params["sha"])
     name = images.parse_stem(context.app, manifest["artifact"])

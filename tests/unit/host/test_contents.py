@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import struct
@@ -201,6 +203,42 @@ def test_a_program_that_does_not_end_is_ended() -> None:
     with pytest.raises(BluegreenError, match=r"did not end within 0.2 s"):
         units.head(("sleep", "60"), 5, 0.2)
     assert units.head(("yes",), 3, 10)[1] == ["y", "y", "y"]
+
+
+# receiving
+
+
+def truncated(image: Path) -> None:
+    os.truncate(image, 300)
+
+
+@pytest.mark.parametrize(
+    ("pseudo", "links", "spoil", "words"),
+    [
+        ("null c 666 0 0 1 3", {}, None, "a character device"),
+        ("su f 4755 0 0 true", {}, None, "a setuid"),
+        ("x f 644 0 0 true", {"app": "/etc"}, None, "leads outside"),
+        ("x f 644 0 0 true", {}, lambda image: claim(image, 1_000_000), "1000000 members"),
+        ("zeros f 644 0 0 head -c 9M /dev/zero", {}, None, "files of more than 8 MB"),
+        ("x f 644 0 0 true", {}, truncated, "cannot be read"),
+    ],
+)
+def test_an_image_that_must_not_be_opened_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pseudo: str, links: dict[str, str], spoil: Any, words: str
+) -> None:
+    monkeypatch.setattr(contents, "MOST_BYTES", 8 << 20)
+    image = pack(tmp_path, pseudo, links=links)
+    if spoil:
+        spoil(image)
+    content = image.read_bytes()
+    about = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    paths, config = host(tmp_path, image)
+    (paths.images / f"{NAME}.squashfs").unlink()
+    with pytest.raises(BluegreenError, match=words):
+        images.receive(
+            paths, config, {"artifact": f"orders-{NAME}", "image": about}, lambda keep: keep(io.BytesIO(content))
+        )
+    assert list(paths.images.iterdir()) == []
 
 
 # unpacking

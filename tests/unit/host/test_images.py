@@ -31,6 +31,7 @@ def refused(host: Any, manifest: dict[str, Any], code: Code, words: str) -> None
         stage(host, manifest)
     assert caught.value.code is code
     assert list(host.paths.images.iterdir()) == [], "something was left behind"
+    assert not [path for path in host.paths.inbox.iterdir() if not path.is_dir()], "the upload was left behind"
     assert images.staged(host.paths) == []
 
 
@@ -102,8 +103,8 @@ def test_neither_mount_nor_unpack(host: Any, monkeypatch: pytest.MonkeyPatch) ->
     put(host)
     with pytest.raises(BluegreenError, match=r"cannot be unpacked.*loop device; FATAL ERROR"):
         stage(host, host.artifact(1))
-    assert images.staged(host.paths) == []
-    assert not [path for path in host.paths.images.iterdir() if path.is_dir()]
+    assert list(host.paths.images.iterdir()) == []
+    assert list(host.paths.inbox.iterdir()) == []
 
 
 def test_what_is_no_image_is_not_opened(host: Any) -> None:
@@ -243,8 +244,7 @@ def test_static_files_are_only_added(host: Any) -> None:
 @pytest.mark.parametrize("name", ["/etc/passwd", "../app/manage.py", "a/../../b"])
 def test_static_files_stay_in_their_directory(host: Any, name: str) -> None:
     put(host)
-    with pytest.raises(BluegreenError, match=r"outside its directory"):
-        stage(host, host.artifact(1, static={"hashed": [name]}))
+    refused(host, host.artifact(1, static={"hashed": [name]}), Code.BAD_INPUT, "outside its directory")
 
 
 @pytest.mark.parametrize("link", ["absolute", "relative"])
@@ -259,8 +259,10 @@ def test_a_link_in_an_image_publishes_nothing_of_the_host(host: Any, link: str) 
 
 def test_a_static_file_the_image_lacks(host: Any) -> None:
     put(host)
-    with pytest.raises(BluegreenError, match=r"is not a file of the image"):
-        stage(host, host.artifact(1, static={"hashed": ["none.css"]}))
+    refused(host, host.artifact(1, static={"hashed": ["none.css"]}), Code.BAD_INPUT, "is not a file of the image")
+    host.system.can_mount = False
+    put(host)
+    refused(host, host.artifact(1, static={"hashed": ["none.css"]}), Code.BAD_INPUT, "is not a file of the image")
 
 
 def test_static_root_may_be_a_link_inside_the_image(host: Any) -> None:

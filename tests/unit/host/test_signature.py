@@ -135,12 +135,14 @@ def test_a_host_keeps_who_signed(host: Any, keys: Keys, tools: Any) -> None:
 
 
 def rejected(host: Any, words: str, code: Code = Code.CHECK_FAILED, **step: Any) -> None:
-    put(host)
+    upload = put(host)
     for dry_run in (True, False):
+        assert upload.exists()
         with pytest.raises(BluegreenError, match=words) as caught:
             host.do("stage", **{"image": "upload.squashfs", **step}, dry_run=dry_run)
         assert caught.value.code is code
     assert list(host.paths.images.iterdir()) == []
+    assert list(host.paths.inbox.iterdir()) == [], "the upload was left behind"
     assert not any(call[0] == "mount" or "unsquashfs" in call for call in host.system.calls)
 
 
