@@ -33,7 +33,8 @@ WORKFLOW = REPO / ".github" / "workflows" / "app-ci.yml"
 WORK = CACHE / "test" / "example"
 PATIENCE = 300.0  # seconds for one command; the slowest, mypy without its cache, takes a tenth of it
 # What the example's own caller would say beside the defaults of the workflow.
-INPUTS = {"journey": "journey"}
+INPUTS = {"journey": "journey", "settings": "tests.settings"}
+JOBS = ("style", "tests", "migrations")
 # Made by `Install`, which is done once here, and kept.
 LEFT_OUT = ("Install",)
 AUDIT = "Vulnerabilities of the lock file"
@@ -46,12 +47,16 @@ FOUND = re.compile(r"Found \d+ known vulnerabilit")
 
 @dataclass(frozen=True)
 class Command:
-    """One step of a workflow: its name, the script, its own environment, and the directory in the repository."""
+    """One step of a workflow: its name, the script, its own environment, and the directory in the repository.
+
+    toolkit: it stands in this repository instead, and is told by `APP` where the application is.
+    """
 
     name: str
     script: str
     directory: str
     env: Mapping[str, str] = field(default_factory=dict)
+    toolkit: bool = False
 
 
 def evaluate(text: str, inputs: Mapping[str, Any]) -> str:
@@ -83,9 +88,9 @@ def commands(workflow: Mapping[Any, Any], job: str, given: Mapping[str, str]) ->
         condition = re.fullmatch(r"inputs\.([\w-]+) != ''", str(step.get("if", "")))
         if "run" not in step or step["name"] in LEFT_OUT or (condition and not inputs[condition[1]]):
             continue
-        directory = evaluate(step["working-directory"], inputs).removeprefix("app").strip("/.")
+        top, _, directory = evaluate(step["working-directory"], inputs).partition("/")
         env = {name: evaluate(str(value), inputs) for name, value in step.get("env", {}).items()}
-        found.append(Command(step["name"], step["run"], directory, env))
+        found.append(Command(step["name"], step["run"], directory.strip("/."), env, toolkit=top == "bluegreen"))
     return found
 
 
@@ -216,8 +221,8 @@ def perform(command: Command, source: Path, env: Mapping[str, str], strict: bool
         try:
             status = subprocess.run(
                 shell,
-                cwd=source / command.directory,
-                env={**env, **command.env},
+                cwd=(REPO if command.toolkit else source) / command.directory,
+                env={**env, **command.env, **({"APP": str(source)} if command.toolkit else {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -262,7 +267,7 @@ def main(arguments: list[str]) -> int:
     """scripts/check-example. Returns 0 if everything passed; raises Failure."""
     full = parser().parse_args(arguments).full or bool(os.environ.get("BLUEGREEN_TEST_FULL"))
     workflow = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
-    lanes = [commands(workflow, job, INPUTS) for job in ("style", "tests")]
+    lanes = [commands(workflow, job, INPUTS) for job in JOBS]
     source, venv = repository(), environment()
     with postgresql() as database, redis() as broker, ThreadPoolExecutor(len(lanes)) as pool:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DJANGO", "PG"))}

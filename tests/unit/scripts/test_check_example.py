@@ -20,7 +20,8 @@ HISTORY = SCRIPTS.parent / "examples" / "orders" / "history"
 
 
 def test_every_step_of_the_workflow_that_checks_something_is_run() -> None:
-    for job in ("style", "tests"):
+    assert set(check_example.JOBS) == set(WORKFLOW["jobs"])
+    for job in check_example.JOBS:
         steps = {step["name"] for step in WORKFLOW["jobs"][job]["steps"] if "run" in step}
         found = {command.name for command in check_example.commands(WORKFLOW, job, check_example.INPUTS)}
         assert found == steps - set(check_example.LEFT_OUT)
@@ -31,6 +32,9 @@ def test_inputs_arrive_as_the_workflow_hands_them_on() -> None:
     assert tests["Test"].env == {"COVERAGE": "85", "NOT": "not browser"}
     assert tests["One journey in a browser"].env == {"ONLY": "browser"}
     assert tests["Test"].directory == ""
+    (judged,) = check_example.commands(WORKFLOW, "migrations", {"settings": "shop.settings"})
+    assert judged.toolkit
+    assert (judged.directory, judged.env["PROJECT"], judged.env["SETTINGS"]) == ("", ".", "shop.settings")
 
 
 def test_a_step_whose_condition_does_not_hold_is_left_out() -> None:

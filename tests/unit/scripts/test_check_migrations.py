@@ -68,6 +68,8 @@ def test_github_is_told_file_line_and_what_to_write_instead() -> None:
 def test_the_exit_status_tells_the_verdict_and_nothing_else_has_these() -> None:
     assert gate.STATUS == {"safe": 0, "refused": 1, "needs_approval": 2}
     assert not {gate.BAD_INPUT, gate.NOT_JUDGED} & set(gate.STATUS.values())
+    assert [gate.status_of(verdict, True) for verdict in gate.STATUS] == [0, 1, 0]
+    assert [gate.status_of(verdict, False) for verdict in gate.STATUS] == [0, 1, 2]
 
 
 @pytest.fixture
