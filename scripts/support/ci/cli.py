@@ -217,7 +217,8 @@ def closing(end: str, record: Record, back: Record | None) -> dict[str, Any]:
             f"still clearing up: {', '.join(late)}; the lease ends by itself, so the next run takes --wait 180"
         )
     good = end in GOOD and (back is None or bool(outcome.get("ok")))
-    return {"failure": dict(failure) if failure and not good else None, "line": line, "notes": notes}
+    said = {**failure, "next": inputs.own_words(str(failure.get("next") or ""))} if failure and not good else None
+    return {"failure": said, "line": line, "notes": notes}
 
 
 def about(request: Request, record: Record, end: str, status: int, back: Record | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,9 @@ BAD_INPUT = 2  # exit status
 VERBS = ("deploy", "rollback", "status", "unlock")
 ENVIRONMENT = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 PATH = re.compile(r"[A-Za-z0-9._~/@+=,-][A-Za-z0-9._~/@+=, -]{0,400}")
+APPROVAL = r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z0-9_]+@sha256:[0-9a-f]{64}"
+WORDS = r"[A-Za-z0-9À-ɏ .,;:!?@#%&*+=/_()-]{1,500}"  # neither quotes nor braces: nothing that is evaluated
+ASKED = re.compile(r"-e '(\{\"migrations_approve\".*\})'")  # how a refusal asks for an approval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Option:
     wanted: str
     example: str
     required: bool = False
+    beside: str = ""  # needed where this other option is given
 
 
 CHANGES = ("deploy", "rollback")
@@ -43,6 +48,12 @@ OPTIONS: Mapping[str, Option] = {
     "wait": Option(r"[0-9]{1,5}", CHANGES, "0 to 86400 seconds", "600"),
     "without": Option(r"[A-Za-z0-9_.-]+(?:,[A-Za-z0-9_.-]+)*", CHANGES, "names of app servers", "web7,web8"),
     "lease": Option(r"[A-Za-z0-9._-]{1,64}", ("unlock",), "the id of a lease, as unlock shows it", "20261121T…"),
+    "migrations-approve": Option(
+        rf"{APPROVAL}(?:,{APPROVAL})*", ("deploy",), "approvals as the refusal printed them", "shop.0007_x@sha256:…"
+    ),
+    "migrations-approved-by": Option(WORDS, ("deploy",), "who approves", "ann", beside="migrations-approve"),
+    "migrations-approve-reason": Option(WORDS, ("deploy",), "why", "'80 rows'", beside="migrations-approve"),
+    "artifact-store": Option(PATH.pattern, ("deploy",), "a directory, instead of artifact_store", "artifacts/"),
     "report": Option(PATH.pattern, CHANGES, "a directory", "report/"),
     "plan-out": Option(PATH.pattern, CHANGES, "a file", "plan.json"),
     "out": Option(PATH.pattern, ("status",), "a file", "status.json"),
@@ -51,7 +62,7 @@ FLAGS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "retry-bad": (("deploy",), "deploy a commit that was reverted before"),
     "after-reverts": (("deploy",), "deploy though the last ones were reverted"),
 }
-FILES = ("report", "plan-out", "out")  # named from where the caller stands
+FILES = ("artifact-store", "report", "plan-out", "out")  # named from where the caller stands
 CEILINGS = {"watch": 3600.0, "wait": 86400.0}  # seconds
 
 EPILOG = """\
@@ -120,11 +131,11 @@ def parse(words: Sequence[str], inventories: Path = REPO / "inventories") -> Req
     verb: str = options.verb
     environment = check_environment(options.env, inventories)
     variables: dict[str, str | bool] = {}
+    values = {name: check_value(name, getattr(options, name.replace("-", "_")), verb) for name in OPTIONS}
     for name, option in OPTIONS.items():
-        value = check_value(name, getattr(options, name.replace("-", "_")), verb)
-        if value:
+        if value := values[name]:
             variables[name.replace("-", "_")] = str(Path(value).expanduser().absolute()) if name in FILES else value
-        elif option.required and verb in option.verbs:
+        elif (option.required and verb in option.verbs) or values.get(option.beside):
             raise Failure(f"--{name} is missing: it must be {option.wanted}, for example --{name} {option.example}", 2)
     for name, (verbs, _) in FLAGS.items():
         if getattr(options, name.replace("-", "_")):
@@ -185,6 +196,16 @@ def words(request: Request, files: Sequence[Path]) -> list[str]:
     found += [word for path in files for word in ("-e", f"@{path}")]
     found += ["--check"] * request.check + ["--diff"] * request.diff
     return found + ([f"-{'v' * request.verbosity}"] if request.verbosity else [])
+
+
+def own_words(todo: str) -> str:
+    """What to type next, where that is an approval for ansible-playbook: the same for scripts/deploy."""
+
+    def options(found: re.Match[str]) -> str:
+        tokens = json.loads(found[1])["migrations_approve"]
+        return f"--migrations-approve {','.join(tokens)} --migrations-approved-by … --migrations-approve-reason …"
+
+    return ASKED.sub(options, todo)
 
 
 def base(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bluegreen import gate
 from support.ci import inputs
 from support.common import Failure
 
@@ -33,6 +35,30 @@ def test_a_deploy_becomes_variables_and_paths_only() -> None:
     ]  # fmt: skip
 
 
+APPROVED = f"orders.0007_x@sha256:{'a' * 64}"
+
+
+def test_a_migration_is_approved_with_who_and_why_and_a_store_is_a_directory() -> None:
+    words = ["deploy", "--env=production", "--sha=abc123", f"--migrations-approve={APPROVED},{APPROVED}"]
+    words += ["--migrations-approved-by=ann", "--migrations-approve-reason=80 rows (seen)", "--artifact-store=/a/b"]
+    assert inputs.parse(words, INVENTORIES).variables == {
+        "sha": "abc123", "migrations_approve": f"{APPROVED},{APPROVED}", "migrations_approved_by": "ann",
+        "migrations_approve_reason": "80 rows (seen)", "artifact_store": "/a/b",
+    }  # fmt: skip
+    # a workflow always says who started it
+    assert inputs.parse([*words[:3], "--migrations-approve=", "--migrations-approved-by="], INVENTORIES)
+
+
+def test_a_refusal_asks_for_an_approval_in_the_words_of_this_command() -> None:
+    error = gate.please([{"app": "orders", "name": "0007_x", "reasons": [], "approval": APPROVED}], "a-release")
+    said = inputs.own_words(error.todo)
+    token = re.search(inputs.APPROVAL, error.todo)
+    assert token
+    assert f"--migrations-approve {token[0]} --migrations-approved-by" in said
+    assert "-e " not in said
+    assert inputs.own_words("scripts/deploy status") == "scripts/deploy status"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -48,6 +74,12 @@ def test_a_deploy_becomes_variables_and_paths_only() -> None:
         (["rollback", "--env", "production", "--sha", "abc123"], "--sha is not for rollback"),
         (["rollback", "--env", "production", "--retry-bad"], "--retry-bad is not for rollback"),
         (["rollback", "--env", "production", "--report", "{{ x }}"], "it must be a directory"),
+        (["deploy", "--env", "production", "--sha", "abc123", "--migrations-approve", "x"], "approvals as the refusal"),
+        (
+            ["deploy", "--env", "production", "--sha", "abc123", "--migrations-approve", APPROVED],
+            "--migrations-approved-by is missing",
+        ),
+        (["rollback", "--env", "production", "--migrations-approve", APPROVED], "is not for rollback"),
         (["unlock", "--env", "production", "--lease", "a b"], "it must be the id of a lease"),
         (["migrate", "--env", "production"], "invalid choice"),
         (["status"], "--env"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -86,6 +87,18 @@ def test_a_comment_does_what_it_says(
         assert line.startswith(f"{verb} --env={environment} ")
         assert option in line.split()
     assert f"{expected[-1][0]} {expected[-1][1]}: done" in workflows.answers()
+
+
+@FULL
+def test_the_button_deploys_with_an_approval_where_it_was_asked_for(site: Any, workflows: Workflows) -> None:
+    record_only(site)
+    approval = f"shop.0007_x@sha256:{'a' * 64}"
+    given = {"environment": "test", "sha": "abc123", "approve": approval, "approve-reason": "80 rows"}
+    status, output = workflows.dispatch("example-deploy.yml", **given)
+    assert status == 0, output
+    (line,) = said(site)
+    assert f"--wait=600 --artifact-store= --migrations-approve={approval} " in line
+    assert re.search(r" --migrations-approved-by=\S+ --migrations-approve-reason=80 rows ", line)
 
 
 @pytest.mark.parametrize(
