@@ -205,24 +205,35 @@ def leaves(value: Any) -> list[str]:
 
 
 def vault_texts(texts: Mapping[str, str], password: str) -> list[str]:
-    """The values that encrypted files hold, to hide them as well. Raises Failure if the password does not open one.
+    """The values that encrypted files and values hold, to hide them as well. Raises Failure if one cannot be opened.
 
     Without the very short ones: a vault also holds ports and names, which would blacken half the log.
     """
-    encrypted = {path: text for path, text in texts.items() if text.startswith(ENCRYPTED)}
+    encrypted = [(path, found) for path, text in texts.items() for found in envelopes(text)]
     if not encrypted:
         return []
     from ansible.parsing.vault import AnsibleVaultError, VaultLib, VaultSecret  # takes long to import
 
     vault = VaultLib([("default", VaultSecret(password.encode()))])
     found: list[str] = []
-    for path, text in encrypted.items():
+    for path, text in encrypted:
         try:
             plain = vault.decrypt(text).decode()
         except AnsibleVaultError:
             raise Failure(f"{VAULT_PASSWORD} does not open {path}", UNUSABLE) from None
+        if not texts[path].startswith(ENCRYPTED):
+            found.append(plain)  # one value, which is a text whatever it looks like
+            continue
         try:
             found += leaves(yaml.load(plain, Loader=Loader))  # noqa: S506  a SafeLoader
         except yaml.YAMLError:
             found += plain.splitlines()
     return [text for text in found if len(text) >= SHORTEST]
+
+
+def envelopes(text: str) -> list[str]:
+    """What ansible-vault encrypted in a file: all of it, or the values marked with !vault."""
+    if text.startswith(ENCRYPTED):
+        return [text]
+    found = re.findall(r"(?m)^[ \t]*(\$ANSIBLE_VAULT;[^\n]+\n(?:[ \t]*[0-9a-f]+[ \t]*(?:\n|\Z))+)", text)
+    return ["\n".join(line.strip() for line in one.splitlines()) for one in found]

@@ -111,3 +111,18 @@ def test_a_vault_is_opened_to_hide_what_it_holds_and_a_wrong_password_is_said() 
     with pytest.raises(Failure, match=r"BLUEGREEN_VAULT_PASSWORD does not open v\.yml") as caught:
         secrets.vault_texts(texts, "wrong")
     assert caught.value.code == 3
+
+
+def test_single_values_in_a_vault_are_hidden_and_opened_first_too() -> None:
+    from ansible.parsing.vault import VaultLib, VaultSecret
+
+    vault = VaultLib([("default", VaultSecret(b"right"))])
+
+    def inline(plain: str) -> str:
+        lines = vault.encrypt(plain).decode().splitlines()
+        return "!vault |\n" + "\n".join(f"          {line}" for line in lines)
+
+    text = f"a: {inline('value: one')}\nplain: x\nb:\n  c: {inline('two lines' + chr(10) + 'of it')}\n# !vault |\n"
+    assert secrets.vault_texts({"main.yml": text}, "right") == ["value: one", "two lines\nof it"]
+    with pytest.raises(Failure, match=r"does not open main\.yml"):
+        secrets.vault_texts({"main.yml": text}, "wrong")
