@@ -13,6 +13,7 @@ REPO = Path(__file__).parents[3]
 OURS = sorted((REPO / ".github" / "workflows").glob("*.yml"))
 EXAMPLES = sorted((REPO / "examples" / "workflows").glob("*.yml"))
 CALLED = re.compile(r"(?:\./|example-org/bluegreen/)\.github/workflows/(?P<name>[a-z-]+\.yml)(?:@0{40})?")
+REQUIREMENTS = REPO / "requirements-dev.in"
 LONGEST = 3  # commands of a step
 
 
@@ -104,8 +105,33 @@ def test_production_comes_after_staging_and_load_and_only_if_neither_failed() ->
         assert stops in job["if"]
 
 
-def test_every_scenario_runs_in_ci_and_once() -> None:
+def system_of(scenario: str) -> str:
+    """What the app servers of a scenario run, as the matrix names it."""
+    shared = REPO / "molecule" / "shared" / "inventories"
+    hosts = load(REPO / "molecule" / scenario / "molecule.yml")["provisioner"]["env"]["TEST_HOSTS"]
+    groups = load(shared / hosts / "hosts.yml")["all"]["children"]["test_hosts"]["children"]
+    found = {host.get("test_host_os", "trixie") for host in groups["app_servers"]["hosts"].values()}
+    return {"bookworm": "Debian 12", "trixie": "Debian 13"}[found.pop()] if len(found) == 1 else "several"
+
+
+def test_every_scenario_runs_in_ci_once_under_the_name_of_its_system() -> None:
     matrix = load(REPO / ".github" / "workflows" / "ci.yml")["jobs"]["molecule"]["strategy"]["matrix"]
-    named = [name for row in matrix["include"] for name in row.get("scenarios", "").split()]
+    named = {row["hosts"]: row["scenarios"].split() for row in matrix["include"] if "scenarios" in row}
     there = [path.parent.name for path in (REPO / "molecule").glob("*/molecule.yml") if path.parent.name != "default"]
-    assert sorted(named) == sorted(there)
+    assert sorted(name for names in named.values() for name in names) == sorted(there)
+    assert {name: hosts for hosts, names in named.items() for name in names} == {
+        name: system_of(name) for name in there
+    }
+    assert set(named) == set(matrix["hosts"])
+
+
+def test_the_unit_tests_and_scenarios_meet_the_oldest_and_the_newest_ansible() -> None:
+    jobs = load(REPO / ".github" / "workflows" / "ci.yml")["jobs"]
+    pins = re.findall(r"^ansible==(\S+) ; python_version ([<>=]+) \"([\d.]+)\"", REQUIREMENTS.read_text(), re.MULTILINE)
+    assert [(sign, version) for _, sign, version in pins] == [("<", "3.12"), (">=", "3.12")]
+    for name in ("unit", "molecule"):
+        rows = [row for row in jobs[name]["strategy"]["matrix"]["include"] if "python" in row]
+        assert {row["core"]: float(row["python"].removeprefix("3.")) < 12 for row in rows} == {
+            "2.19": True,
+            "newest": False,
+        }
