@@ -288,8 +288,34 @@ def test_killed_outright_it_leaves_no_secret_and_no_agent(site: Any, private_key
     assert asked.returncode == 2  # no agent
 
 
-def test_a_key_that_is_none_costs_one_line_and_changes_nothing(site: Any) -> None:
-    status, output = site.run("rollback", "--env", "test", "--result", "result.json", BLUEGREEN_SSH_KEY="no key")
-    assert (status, output.count("\n")) == (3, 1)
-    assert "BLUEGREEN_SSH_KEY cannot be used" in output
-    assert (site.result()["outcome"], site.result()["exit"], site.calls()) == ("refused", 3, [])
+BAD = {
+    "an environment that is not there": ({}, 2, "--env 'prod' is not an environment: there are test"),
+    "a key that is none": ({"BLUEGREEN_SSH_KEY": "sentinel, and no key"}, 3, "BLUEGREEN_SSH_KEY cannot be used"),
+    "a key that cannot be read": ({"BLUEGREEN_SSH_KEY_FILE": "/nowhere"}, 3, "cannot be read: No such file"),
+    "a secret that nobody gave": (
+        {},
+        3,
+        "BLUEGREEN_SECRET_TOKEN: inventories/test/group_vars/app_servers/app.yml uses",
+    ),
+    "the wrong password": ({"BLUEGREEN_VAULT_PASSWORD": "sentinel"}, 3, "BLUEGREEN_VAULT_PASSWORD does not open"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_costs_one_line_and_changes_nothing(site: Any, tmp_path: Path, kind: str) -> None:
+    given, code, said = BAD[kind]
+    settings = site.path / "inventories" / "test" / "group_vars" / "app_servers"
+    if kind == "a secret that nobody gave":
+        (settings / "app.yml").write_text("app_env: {TOKEN: '{{ vault_token }}'}\n")
+    if kind == "the wrong password":
+        (tmp_path / "password").write_text("another one")
+        (settings / "vault.yml").write_text("vault_token: sentinel\n")
+        site.encrypt(settings / "vault.yml", tmp_path / "password")
+    environment = "prod" if kind == "an environment that is not there" else "test"
+    status, output = site.run("rollback", "--env", environment, "--result", "result.json", **given)
+    assert (status, output.count("\n")) == (code, 1), output
+    assert said in output
+    assert "sentinel" not in output
+    assert site.calls() == []
+    if code == 3:
+        assert (site.result()["outcome"], site.result()["exit"]) == ("refused", 3)
