@@ -234,6 +234,7 @@ class Bench:
             "pip": self.pip,
         }
         if slow_rounds:
+            self.progress("download the wheels")
             self.get_wheels()
         for number in range(rounds + 1):
             for name, way in ways.items():

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from support import check_migrations as gate
+from support.artifact import cli as build
+from support.ci import inputs
+from support.load import cli as traffic
 
 REPO = Path(__file__).parents[3]
 OURS = sorted((REPO / ".github" / "workflows").glob("*.yml"))
@@ -71,6 +77,25 @@ def test_logic_is_in_scripts(path: Path) -> None:
 def test_scripts_that_are_called_are_there(path: Path) -> None:
     called = set(re.findall(r"\bscripts/[a-z-]+", "\n".join(step.get("run", "") for step in steps(load(path)))))
     assert [name for name in sorted(called) if not (REPO / name).exists()] == []
+
+
+def words_of(name: str, step: str, script: str) -> list[str]:
+    """The words that a step gives a script, variables by their names."""
+    runs = [one["run"] for one in steps(load(REPO / ".github" / "workflows" / name)) if one.get("name") == step]
+    words = shlex.split(runs[0].replace("\\\n", " "))
+    return words[words.index(f"scripts/{script}") + 1 :]
+
+
+def test_words_of_a_step_are_those_that_its_script_knows() -> None:
+    shot = traffic.parser().parse_args(words_of("app-deploy.yml", "No request may fail", "load"))
+    assert (shot.urls, shot.rate, shot.duration) == (["$URL"], 20.0, 60.0)
+    words = words_of("app-build.yml", "Build and sign", "build-artifact")
+    made = build.parser().parse_args([word.rstrip(")") for word in words[1 : words.index("@key)") + 1]])
+    assert (made.rev, str(made.sign)) == ("$SHA", "@key")
+    asked = inputs.parser().parse_args(["deploy", *words_of("app-run.yml", "Run", "deploy")[1:]])
+    assert {name for name, value in vars(asked).items() if str(value).startswith("$")} >= {"env", "sha", "to", "canary"}
+    judged = gate.parser().parse_args(words_of("app-ci.yml", "Check what is new against what runs", "check-migrations"))
+    assert (judged.base, judged.head, judged.approve_later) == ("HEAD^1", "HEAD", True)
 
 
 def test_deploys_and_rollbacks_share_a_group_and_are_never_cancelled() -> None:
