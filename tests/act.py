@@ -24,9 +24,11 @@ CALL = re.compile(r"example-org/bluegreen/(\.github/workflows/[a-z-]+\.yml)@0{40
 PATIENCE = 180.0  # seconds for a workflow, on a busy machine
 # what stands in for an action, by its name; the others do nothing
 ACTIONS = {
-    "checkout": 'cp -a "$SITE/." .',
+    "checkout": 'mkdir -p "${PLACE:-.}" && cp -a "$SITE/." "${PLACE:-.}"',
     "download-artifact": 'mkdir -p "$PLACE" && cp "$ASIDE/artifact/"* "$PLACE"',
-    "upload-artifact": '[ ! -e "$PLACE" ] || cp "$PLACE" "$ASIDE/kept/$NAME"',
+    # files by a pattern are an artifact of app-build
+    "upload-artifact": 'case $PLACE in *"*") cp $PLACE "$ASIDE/artifact" ;; '
+    '*) [ ! -e "$PLACE" ] || cp "$PLACE" "$ASIDE/kept/$NAME" ;; esac',
 }
 
 

@@ -11,8 +11,9 @@ import time
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.act import ACT, REPO, Workflows
+from tests.act import ACT, REPO, Workflows, write_program
 
 SECRETS = {"BLUEGREEN_SECRETS": json.dumps({"TOKEN": "sentinel-one", "KEY": "sentinel-two\nsentinel-three\n"})}
 FULL = pytest.mark.full
@@ -27,9 +28,9 @@ def workflows(site: Any, tmp_path: Any) -> Workflows:
     return found
 
 
-def record_only(site: Any) -> None:
-    """scripts/deploy notes what it is told and does nothing."""
-    (site.path / "scripts" / "deploy").write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >>{site.host}/said\n")
+def record_only(site: Any, name: str = "deploy", word: str = "", does: str = "true") -> None:
+    """A script notes what it is told, with a word before it, and does that instead of its work."""
+    write_program(site.path / "scripts" / name, f"printf '%s\\n' \"{word}$*\" >>{site.host}/said\n{does}\n")
 
 
 def said(site: Any) -> list[str]:
@@ -62,6 +63,38 @@ def test_a_cancelled_job_goes_back(site: Any, workflows: Workflows) -> None:
     assert status != 0
     assert "every host went back to bbbbbbbbbbbb" in output
     assert "revert" in site.verbs()
+
+
+@FULL
+def test_what_is_built_and_scanned_goes_to_staging_and_under_load_and_then_to_production(
+    site: Any, workflows: Workflows
+) -> None:
+    name = f"shop-{'a' * 40}-01234567"
+    record_only(site, does=f"test -f artifacts/{name}.json")
+    for script, does in (
+        ("scan", "true"),
+        ("with-key", f"mkdir store; touch store/{name}.json; echo {name}"),
+        ("load", "true"),
+    ):
+        record_only(site, script, f"{script} ", does)
+    jobs = yaml.load((workflows.folder / "example-pipeline.yml").read_text(), Loader=yaml.BaseLoader)["jobs"]
+    del jobs["build"]["needs"], jobs["build"]["if"]  # the checks want services in containers
+    caller = {"name": "Pipeline", "on": {"push": {}}, "permissions": {}}
+    caller["jobs"] = {job: jobs[job] for job in ("build", "deploy")}
+    (workflows.folder / "pipeline.yml").write_text(json.dumps(caller))
+    status, output = workflows.run("push", "pipeline.yml")
+    assert status == 0, output
+    lock, build, bom, *rest = said(site)
+    assert (lock, bom) == ("scan ../app/requirements.txt", f"scan store/{name}.cdx.json")
+    assert build.startswith("with-key scripts/build-artifact --settings=group_vars/all/app.yml --source ../app --rev ")
+    assert build.endswith(" --store store --sign @key")
+    assert [line.split()[0] for line in rest] == ["deploy", "load", "deploy"]
+    assert [
+        place in line
+        for place, line in zip(("--env=staging ", "--duration 60", "--env=production "), rest, strict=True)
+    ]
+    assert all("--artifact-store=artifacts " in line for line in (rest[0], rest[2]))
+    assert "--canary=5,25 " in rest[2]
 
 
 @pytest.mark.parametrize(
