@@ -16,7 +16,6 @@ from typing import Any
 
 from support.common import Failure, program
 
-PIP_AUDIT = "pip-audit==2.10.1"
 PURL = re.compile(r"pkg:pypi/(?P<name>[A-Za-z0-9._-]+)@(?P<version>[A-Za-z0-9.!+_%-]+)(?:[?#].*)?")
 PIN = re.compile(r"(?m)^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*==\s*(?P<version>[^\s;\\#]+)")
 
@@ -60,8 +59,8 @@ def main(arguments: list[str]) -> int:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as pins:
         pins.writelines(f"{name}=={version}\n" for name, version in found)
         pins.flush()
-        command = [program("uv"), "tool", "run", "--from", PIP_AUDIT, "pip-audit", "--strict", "--disable-pip"]
-        command += ["--no-deps", "--progress-spinner", "off", "-r", pins.name]
+        command = [program("pip-audit"), "--strict", "--disable-pip", "--no-deps", "--progress-spinner", "off"]
+        command += ["-r", pins.name]
         command += [word for name in options.ignore for word in ("--ignore-vuln", name)]
         status = subprocess.run(command, check=False).returncode
     print(f"{len(found)} packages scanned: {'nothing is known' if status == 0 else 'see above'}")

@@ -43,11 +43,11 @@ def test_the_scan_is_strict_and_its_failure_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, expected: int
 ) -> None:
     (tmp_path / "lock.txt").write_text("a==1\n")
-    (tmp_path / "uv").write_text(f'#!/bin/sh\nprintf "%s " "$@" > {tmp_path}/said\nexit {status}\n')
-    (tmp_path / "uv").chmod(0o755)
+    (tmp_path / "pip-audit").write_text(f'#!/bin/sh\nprintf "%s " "$@" > {tmp_path}/said\nexit {status}\n')
+    (tmp_path / "pip-audit").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert scan.main([str(tmp_path / "lock.txt")]) == expected
-    assert "pip-audit --strict" in (tmp_path / "said").read_text()
+    assert (tmp_path / "said").read_text().startswith("--strict --disable-pip ")
 
 
 def test_a_command_signs_with_a_key_that_it_does_not_see(tmp_path: Path, private_key: str) -> None:
