@@ -21,6 +21,7 @@ from bluegreen.state import now
 
 PLAN = "migrations.json"  # in the state directory: what may run
 JUDGED = 600.0  # seconds for a shadow
+FINISHED = 3600.0  # seconds for migrations that a dead run left at work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,7 @@ def plan(context: Context, name: str, allowed: gate.Allowed, options: Options) -
     Raises BluegreenError whose details hold the verdicts.
     """
     started = time.monotonic()
+    finish_earlier(context, name, options)
     rows = ledger.read(context)
     done = {str(row["approval"]) for row in rows if row["release"] == name and row.get("approval")}
     ran = {
@@ -112,6 +114,17 @@ def plan(context: Context, name: str, allowed: gate.Allowed, options: Options) -
         }
         files.write_json(context.paths.state / PLAN, kept, 0o600)
     return answer
+
+
+def finish_earlier(context: Context, name: str, options: Options) -> None:
+    """Wait for what a dead run of the same release left at work, and write it down: its approvals are known then."""
+    planned = kept_plan(context)
+    if context.dry_run or not planned or planned["release"] != name or planned["deploy_id"] == context.deploy_id:
+        return
+    jobs.attach(context, name, FINISHED)
+    known = {key for key, row in ledger.latest(ledger.read(context)).items() if row["outcome"] == ledger.APPLIED}
+    if {(one["database"], one["app"], one["name"]) for one in planned["steps"]} - known:
+        finish_rows(context, planned, jobs.ask(context, name, "plan", "pending", options.places, 120)["pending"])
 
 
 def unjudged(found: Mapping[str, Any], live: bool) -> str:

@@ -116,6 +116,18 @@ def test_a_late_one_that_fails_leaves_the_new_release_and_runs_with_the_same_aga
     assert host.do("migrate", "d3", 3, release=name, moment="late", **late())["applied"] == ["shop." + DROP]
 
 
+def test_what_ran_while_its_controller_was_dead_is_known_to_the_next_plan(host: Any, drops: Dropping) -> None:
+    host.deploy(1, 1)
+    name = host.release(2)
+    host.do("migrate", "d2", 2, release=name, plan=True, **late())
+    host.do("migrate", "d2", 2, release=name, **late())
+    switched(host, name, 2)
+    drops.pending.clear()
+    plan = host.do("migrate", "d3", 3, release=name, plan=True, **late())
+    assert (plan["pending"], plan["late"]) == ([], [])
+    assert [row["name"] for row in ledger.read(host.context()) if row["outcome"] == "applied"] == [PLAIN, DROP]
+
+
 def test_one_that_loses_data_is_approved_as_ever(host: Any, drops: Dropping) -> None:
     host.deploy(1, 1)
     name = host.release(2)
