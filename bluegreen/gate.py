@@ -171,8 +171,8 @@ def sentence(one: Mapping[str, Any]) -> str:
 
 
 def remedy(one: Mapping[str, Any]) -> str:
-    """What to write instead, and in how many releases."""
-    instead = " ".join(str(one.get("instead") or "").split())
+    """What to write instead, in how many releases: its first line; `lines` has the code."""
+    instead = (str(one.get("instead") or "").splitlines() or [""])[0].strip().rstrip(":")
     releases = int(one.get("releases") or 1)
     return f"instead{f', in {releases} releases' if releases > 1 else ''}: {instead}" if instead else ""
 
