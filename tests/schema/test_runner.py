@@ -105,14 +105,14 @@ class Site:
 @pytest.fixture(scope="module")
 def first(server: shadow.Server, django: str, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The first release has run its migrations."""
-    made = Site(server, django, tmp_path_factory.mktemp("first"), "first")
+    made = Site(server, django, tmp_path_factory.mktemp("first"), f"first_{secrets.token_hex(4)}")
     made.run()
     return made
 
 
 @pytest.fixture
 def site(first: Site, tmp_path: Path) -> Site:
-    return Site(first.server, first.python, tmp_path, f"site_{secrets.token_hex(4)}", "first")
+    return Site(first.server, first.python, tmp_path, f"site_{secrets.token_hex(4)}", first.name)
 
 
 def test_each_migration_runs_once_with_two_runs_at_once(site: Site) -> None:

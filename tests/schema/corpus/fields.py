@@ -57,11 +57,11 @@ CASES = [
         migrations.AddField("Order", "boxes", models.PositiveSmallIntegerField(null=True)),
     """, large=LARGE, rules=("validates",)),
     Case("add_generated_small", SAFE, "computed by the database; the rewrite is small", """
-        migrations.AddField("Order", "double", models.GeneratedField(expression=models.F("quantity") * 2,
+        migrations.AddField("Order", "half", models.GeneratedField(expression=models.F("quantity") / 2,
             output_field=models.IntegerField(), db_persist=True)),
     """, django=(5, 0)),
     Case("add_generated_large", APPROVAL, "all rows are computed under a lock", """
-        migrations.AddField("Order", "double", models.GeneratedField(expression=models.F("quantity") * 2,
+        migrations.AddField("Order", "half", models.GeneratedField(expression=models.F("quantity") / 2,
             output_field=models.IntegerField(), db_persist=True)),
     """, large=LARGE, rules=("rewrite",), django=(5, 0)),
     Case("add_array_and_json", SAFE, "nullable, whatever the type", """

