@@ -168,6 +168,19 @@ def counts(cases: Sequence[Case], caught: Mapping[str, bool]) -> dict[str, int]:
     return {"caught": hit, "missed": len(bad) - hit, "false alarms": sum(caught[one.name] for one in good)}
 
 
+def version_row(answer: Mapping[str, Any]) -> list[str]:
+    """What `python -m tests.schema.corpus.run` printed, with whichever Django and PostgreSQL: a row."""
+    ours = answer["cases"]
+    cases = [one for one in CASES if one.name in ours]
+    found = counts(cases, {name: ours[name]["verdict"] != "safe" for name in ours})
+    exact = sum(ours[one.name]["verdict"] == one.label for one in cases)
+    bad = found["caught"] + found["missed"]
+    return [
+        answer["django"], str(answer["server"]).split()[0], str(len(cases)), f"{found['caught']} of {bad}",
+        str(found["missed"]), f"{found['false alarms']} of {len(cases) - bad}", str(exact),
+    ]  # fmt: skip
+
+
 def large_project(place: Path, pending: bool) -> None:
     """A project of TABLES tables in ten applications, with or without PENDING migrations of many kinds."""
     apps = [f"app{number}" for number in range(10)]
@@ -264,6 +277,10 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="migrations.py", description=__doc__)
     parser.add_argument("--python", required=True, help="of a virtualenv with Django, psycopg and the two linters")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of the large plan (3)")
+    parser.add_argument(
+        "--answer", type=Path, action="append", default=[], metavar="FILE",
+        help="what `python -m tests.schema.corpus.run` printed elsewhere, with another Django or PostgreSQL",
+    )  # fmt: skip
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write (benchmarks/results)")
     given = parser.parse_args(arguments)
     progress = Progress()
@@ -310,6 +327,8 @@ def write(
     packages = ("Django", "psycopg", "django-migration-linter", "squawk-cli")
     done = subprocess.run([given.python, "-c", ask, *packages], capture_output=True, text=True, check=True)
     names = done.stdout.strip()
+    answers = [answer, *(json.loads(path.read_text()) for path in given.answer)]
+    versions = "\n".join(f"| {' | '.join(version_row(one))} |" for one in answers)
     server = shadow.server_major(shadow.find_binaries())
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     text = f"""\
@@ -331,6 +350,14 @@ Exactly the label (safe, needs approval, refused): {len(cases) - len(wrong)} of 
 Of the {labels["refused"]} to refuse, {broke} were also seen to break: the models of one of the releases really wrote and read on the
 schema after it and failed. The rest fail on the shadow itself, or break what such a test does not do.
 What neither the linter's errors nor squawk report, though it is not safe ({len(both)}): {", ".join(both)}.
+
+| Django | PostgreSQL | cases | caught | missed | false alarms | exactly the label |
+|---|---|---|---|---|---|---|
+{versions}
+
+Ten cases need Django 5.0. Django 6.0 needs Python 3.12 and PostgreSQL 17 is that of Debian 13; on such a host:
+`apt install postgresql python3-venv; python3 -m venv v; v/bin/pip install "django~=6.0" "psycopg[binary]"; PYTHONPATH=. v/bin/python -m tests.schema.corpus.run > 60-17.json`,
+and here `--answer 60-17.json`.
 
 {NOTES}
 ## The time

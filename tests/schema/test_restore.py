@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bluegreen import ledger, restore, snapshot
-from bluegreen.errors import BluegreenError
+from bluegreen import jobs, ledger, restore, snapshot
+from bluegreen.errors import BluegreenError, Code
 from bluegreen.schema import shadow
 from tests.schema.conftest import REPO
 from tests.schema.test_deploy import Releases, releases  # noqa: F401  a fixture
@@ -44,14 +44,13 @@ def test_the_data_goes_back_and_the_bad_one_is_kept(shop: Releases) -> None:
     identity = take(shop)
     shop.sql("DELETE FROM shop_order; INSERT INTO shop_order (number) VALUES ('bad'), ('worse')")
     shop.sql("ALTER DATABASE live SET search_path = public, extra; GRANT CONNECT ON DATABASE live TO pg_monitor")
+    shop.sql("ALTER ROLE CURRENT_USER IN DATABASE live SET work_mem = '5MB'")
     rows = ledger.read(shop.host.context())
     with pytest.raises(BluegreenError, match="the loss is not accepted yet") as caught:
         shop.host.do("restore", "r1", 2, snapshot=identity)
     assert caught.value.why.startswith("default (live): everything written since 20")
     assert "public.shop_order: 2 rows now, 1 rows then" in caught.value.why
     assert caught.value.todo == f"ansible-playbook restore.yml -e snapshot={identity} -e accept_data_loss={identity}"
-    with pytest.raises(BluegreenError, match="accept_data_loss names another"):
-        shop.host.do("restore", "r1", 2, snapshot=identity, accept="another")
     with pytest.raises(BluegreenError, match="there is no snapshot 'none'"):
         shop.host.do("restore", "r1", 2, snapshot="none", accept="none")
     assert shop.sql("SELECT count(*) FROM shop_order") == "2"
@@ -65,17 +64,31 @@ def test_the_data_goes_back_and_the_bad_one_is_kept(shop: Releases) -> None:
         shadow.psql(shop.server, kept, "SELECT string_agg(number, ' ' ORDER BY number) FROM shop_order").strip()
         == "bad worse"
     )
-    assert shop.sql("SHOW search_path") == "public, extra"
+    assert (shop.sql("SHOW search_path"), shop.sql("SHOW work_mem")) == ("public, extra", "5MB")
     assert "pg_monitor=c" in shop.sql("SELECT datacl FROM pg_database WHERE datname = 'live'")
     names = "SELECT count(*) FROM pg_database WHERE datname LIKE 'live\\_%'"
     assert shop.sql(names) == "1", "nothing else is left"
     assert ledger.read(shop.host.context()) == rows
 
 
-def test_nothing_is_swapped_that_is_not_whole_or_does_not_fit(shop: Releases) -> None:
+def test_nothing_is_swapped_that_is_not_whole_or_does_not_fit(shop: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
     identity = take(shop)
     name = shop.host.live()
     context = shop.host.context("deploy-1")
+    with pytest.raises(BluegreenError, match="accept_data_loss names another"):
+        shop.host.do("restore", "r1", 2, snapshot=identity, accept="another")
+    ask = jobs.ask
+
+    def barred(context: Any, name: str, job: str, verb: str, *more: Any, **words: Any) -> Any:
+        if verb == "swap":
+            raise BluegreenError(Code.CHECK_FAILED, "live could not be renamed")
+        return ask(context, name, job, verb, *more, **words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "ask", barred)
+        with pytest.raises(BluegreenError, match="live could not be renamed"):
+            shop.host.do("restore", "r1", 2, snapshot=identity, accept=identity)
+    assert shop.sql("SELECT count(*) FROM pg_database WHERE datname LIKE 'live\\_%'") == "0", "the copy is gone"
     known = ledger.footprint(context, name)
     assert known is not None
     column = known["databases"]["default"]["tables"]["shop_order"]["columns"]
