@@ -18,9 +18,10 @@ BAD_INPUT = 2  # exit status
 VERBS = ("deploy", "rollback", "status", "unlock")
 ENVIRONMENT = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 PATH = re.compile(r"[A-Za-z0-9._~/@+=,-][A-Za-z0-9._~/@+=, -]{0,400}")
-APPROVAL = r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z0-9_]+@sha256:[0-9a-f]{64}"
+LABEL = r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z0-9_]+"
+APPROVAL = rf"{LABEL}@sha256:[0-9a-f]{{64}}"
 WORDS = r"[A-Za-z0-9À-ɏ .,;:!?@#%&*+=/_()-]{1,500}"  # neither quotes nor braces: nothing that is evaluated
-ASKED = re.compile(r"-e '(\{\"migrations_approve\".*\})'")  # how a refusal asks for an approval
+ASKED = re.compile(r"-e '(\{\"migrations_[a-z]+\": .*?\})'")  # how a refusal names the words that would do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,9 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "migrations-approved-by": Option(WORDS, ("deploy",), "who approves", "ann", beside="migrations-approve"),
     "migrations-approve-reason": Option(WORDS, ("deploy",), "why", "'80 rows'", beside="migrations-approve"),
+    "migrations-late": Option(
+        rf"{LABEL}(?:,{LABEL})*", ("deploy",), "app.name of migrations, as the refusal printed them", "shop.0007_x"
+    ),
     "artifact-store": Option(PATH.pattern, ("deploy",), "a directory, instead of artifact_store", "artifacts/"),
     "report": Option(PATH.pattern, CHANGES, "a directory", "report/"),
     "plan-out": Option(PATH.pattern, CHANGES, "a file", "plan.json"),
@@ -61,6 +65,7 @@ OPTIONS: Mapping[str, Option] = {
 FLAGS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "retry-bad": (("deploy",), "deploy a commit that was reverted before"),
     "after-reverts": (("deploy",), "deploy though the last ones were reverted"),
+    "migrations-maintenance-window": (("deploy",), "stop the application while refused migrations run"),
 }
 FILES = ("artifact-store", "report", "plan-out", "out")  # named from where the caller stands
 CEILINGS = {"watch": 3600.0, "wait": 86400.0}  # seconds
@@ -199,13 +204,17 @@ def words(request: Request, files: Sequence[Path]) -> list[str]:
 
 
 def own_words(todo: str) -> str:
-    """What to type next, where that is an approval for ansible-playbook: the same for scripts/deploy."""
+    """What to type next, where those are words about migrations for ansible-playbook: the same for scripts/deploy."""
 
     def options(found: re.Match[str]) -> str:
-        tokens = json.loads(found[1])["migrations_approve"]
-        return f"--migrations-approve {','.join(tokens)} --migrations-approved-by … --migrations-approve-reason …"
+        return " ".join(
+            f"--{name.replace('_', '-')}"
+            + ("" if value is True else f" {','.join(value) if type(value) is list else '…'}")
+            for name, value in json.loads(found[1]).items()
+        )
 
-    return ASKED.sub(options, todo)
+    window = "migrations_maintenance_window"
+    return ASKED.sub(options, todo).replace(f"-e {window}=true", f"--{window.replace('_', '-')}")
 
 
 def base(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:

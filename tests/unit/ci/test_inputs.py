@@ -62,6 +62,16 @@ def test_a_refusal_asks_for_an_approval_in_the_words_of_this_command() -> None:
     assert inputs.own_words("scripts/deploy status") == "scripts/deploy status"
 
 
+def test_a_refusal_names_the_other_roads_in_the_words_of_this_command_too() -> None:
+    item = {"app": "orders", "name": "0007_x", "verdict": "refused", "reasons": [], "approval": APPROVED, "bridge": []}
+    late = inputs.own_words(gate.no([{**item, "late_possible": True}]).todo)
+    assert late.endswith("the same with --migrations-late orders.0007_x")
+    assert inputs.parse(["deploy", "--env", "staging", "--sha=abc1234", *late.split()[-2:]], INVENTORIES)
+    window = inputs.own_words(gate.no([{**item, "window_possible": True}]).todo)
+    assert window.endswith("the same with --migrations-maintenance-window")
+    assert "--migrations-maintenance-window" in inputs.own_words(gate.please([item], "a-release").todo)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -171,7 +171,7 @@ def test_a_refused_one_ends_the_deploy_with_what_to_write_instead(host: Any, pla
     error = caught.value
     assert error.code is Code.REFUSED
     assert error.what == "shop.0002_drop is refused: shop.note: live code reads it"
-    assert error.why == "instead, in 2 releases: take it out of the code first"
+    assert error.why == "instead, in 2 releases: take it out", "the lines have the rest"
     assert "deploy a new commit" in error.todo
     assert error.details["migrations"][0]["verdict"] == "refused"
     assert "  shop.note: live code reads it" in error.details["lines"]  # type: ignore[operator]
