@@ -50,6 +50,10 @@ rules. **No label was changed after a run.** Then both releases' models were mad
 live INSERTs fail in the range of a partition that is dropped or detached; the verdict (needs approval) stayed, its reason now says so, under a
 rule of its own (`drop-partition`). A new check or foreign key on what live code writes is labelled needs approval as well, though the
 models' test values break one of them: what real values are, a person has to say.
+Model changes made at random (tests/schema/corpus/generated.py) showed what the labels had not: an index or check built once more beside the same one, models
+given another type or more decimal places than the column, and five ways in which `late_possible` was wrong. Corrected, with a test each; the corpus gave the same
+verdicts before and after. Then, for 300 changes each: Django 5.2 and PostgreSQL 15 (seed 1), 6.0 and 17 (2), 4.2 and 15 (3): no verdict broke its promise, and
+of the 183, 177 and 175 that were refused 180, 171 and 173 were seen to break.
 The linters judge one file or its SQL and were never meant to know table sizes, the live models or approval; the labels ask for that.
 """
 # As recommended for use beside other gates: without the rules that ask for timeouts or are a matter of taste.
