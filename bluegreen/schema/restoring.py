@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from bluegreen.schema import dumping, shadow
 
 SWAP = 30.0  # seconds for the swap; a rename gives up after 5 s behind a session that does not end (PostgreSQL's own)
 LENGTH = 63  # bytes of a name in PostgreSQL
+RESTORED = "restored"  # always the same: pg_hba.conf, which knows no patterns before PostgreSQL 16, lets it in by name
 # What a dump of one database does not hold: who may connect, its own settings, and the role's own in it.
 PROPERTIES = """
 SELECT format(CASE WHEN s.setrole = 0 THEN 'ALTER DATABASE %1$I SET %2$s TO %3$s;'
@@ -102,8 +102,9 @@ def restore(order: Mapping[str, Any], dump: int) -> dict[str, Any]:
     from bluegreen.schema import stored
 
     connection, name, server, secret = place(order)
-    new = beside(name, f"restored_{secrets.token_hex(3)}")
+    new = beside(name, RESTORED)
     names = {"new": shadow.literal(new), "old": shadow.literal(name)}
+    drop({**order, "new": new})  # what a restore that died has left
     shadow.psql(server, name, shadow.psql(server, name, LIKE.format(**names), secret), secret)
     try:
         words = ["pg_restore", "--no-owner", "--no-comments", "--exit-on-error", "--single-transaction", "-d", new]
@@ -149,7 +150,7 @@ def drop(order: Mapping[str, Any]) -> dict[str, Any]:
     """Remove a database that `restore` made."""
     _, name, server, secret = place(order)
     new = str(order["new"])
-    if not new.startswith(name.encode()[:40].decode("utf-8", "ignore")) or "_restored_" not in new:
+    if new != beside(name, RESTORED):
         raise refused(f"{new} is no database of ours", "", "leave it")
     shadow.psql(server, name, f"DROP DATABASE IF EXISTS {shadow.identifier(new)};", secret)
     return {"dropped": new}

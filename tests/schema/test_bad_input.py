@@ -84,7 +84,7 @@ def test_a_role_without_the_right_to_create_databases(site: Site, name: str) -> 
 def test_a_database_that_others_use_keeps_its_name(site: Site, name: str) -> None:  # noqa: F811
     # ended sessions come back, and one of another role cannot be ended at all
     places = role(site, name, "CREATEDB")
-    new = f"{site.name}_restored_1"
+    new = f"{site.name}_restored"
     site.sql(f"CREATE DATABASE {new} OWNER {name}")
     site.sql(f"ALTER DATABASE {site.name} OWNER TO {name}")
     holder = site.hold("SELECT 1")
