@@ -93,8 +93,8 @@ def _value(field: Any, row: int) -> Any:
     return {
         "SmallIntegerField": 32_000 + row,
         "PositiveSmallIntegerField": 32_000 + row,
-        "IntegerField": 2_000_000_000 + row,
-        "PositiveIntegerField": 2_000_000_000 + row,
+        "IntegerField": 1_000_000_000 + row,
+        "PositiveIntegerField": 1_000_000_000 + row,
         "BigIntegerField": 2**40 + row,
         "DateTimeField": WHEN + datetime.timedelta(hours=row),
         "DateField": WHEN.date() + datetime.timedelta(days=row),
