@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 from http.client import HTTPConnection
 
+import pytest
 from promises import Deployment, approvals, until
 
+pytestmark = pytest.mark.full
 LIVE, NEXT = "r2", "forgets_note"
 WINDOW = {"migrations_maintenance_window": "true"}
 
@@ -31,7 +33,7 @@ def test_a_controller_that_dies_leaves_a_page_that_says_so_and_the_same_again_en
     assert "0004_forget is refused" in refused.lines[-3], refused.tail()
     words = WINDOW | approvals(fleet.refuse("deploy.yml", sha=fleet.sha(NEXT), watch=1, **WINDOW))
     fleet.expect_live(LIVE)
-    process = fleet.start("deploy.yml", sha=fleet.sha(NEXT), watch=1, **words)
+    process = fleet.start("deploy.yml", sha=fleet.sha(NEXT), watch=1, rollout_lease_ttl=15, **words)
     until(lambda: page(fleet), "the maintenance page", 120)
     process.kill()
     shown = fleet.must("status.yml")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from promises import Deployment, approvals
 
+pytestmark = pytest.mark.full
 LIVE, NEXT = "r2", "forgets_note"
 HAS_NOTE = "select count(*) from information_schema.columns where table_name = 'orders_order' and column_name = 'note'"
 

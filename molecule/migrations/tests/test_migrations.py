@@ -97,7 +97,7 @@ def test_a_controller_that_dies_while_migrating_leaves_a_run_that_the_next_one_f
     before = applied(fleet)
     holder = "begin; lock table orders_product in share mode; select pg_sleep(20)"
     fleet.on("db1", f'systemd-run --quiet runuser -u postgres -- psql orders -c "{holder}"')
-    process = fleet.start("deploy.yml", sha=fleet.sha(NEXT), watch=1)
+    process = fleet.start("deploy.yml", sha=fleet.sha(NEXT), watch=1, rollout_lease_ttl=15)
     active = "systemctl is-active bluegreen-migrate-orders.service"
     until(lambda: "active" in fleet.on("web1", active, check=False).split(), "the migration begins", 120)
     process.kill()
