@@ -9,6 +9,11 @@ from typing import Any
 from promises import Deployment, approvals, until
 
 LIVE, NEXT = "r2", "r5"
+# Back to the schema of r2: a scenario before this one on these hosts may have left r5's.
+AS_BEFORE = (
+    "drop table if exists orders_rating",
+    "delete from django_migrations where app = 'orders' and name > '0004'",
+)
 
 
 def sql(fleet: Deployment, text: str, database: str = "orders") -> str:
@@ -30,6 +35,8 @@ def ledger(fleet: Deployment) -> list[dict[str, Any]]:
 
 def test_a_column_that_live_code_reads_is_not_dropped(fleet: Deployment) -> None:
     fleet.given(LIVE)
+    for statement in AS_BEFORE:
+        sql(fleet, statement)
     before = applied(fleet)
     with fleet.under_load(rate=15):
         ran = fleet.refuse("deploy.yml", sha=fleet.sha("drops_note"), watch=1)
