@@ -48,7 +48,7 @@ CERTIFICATE, KEY = "/etc/ssl/bluegreen-switches.pem", "/etc/ssl/private/bluegree
 
 QUOTE = '{"product": "sidamo", "quantity": 2}'
 SETTINGS: dict[str, dict[str, object]] = {
-    "wsgi": {},
+    "wsgi": {"app_threads": 16},  # with fewer, slow answers alone keep all of them busy
     "sync": {"app_workers": 12, "app_threads": 1},
     "asgi": {
         "app_wsgi": "",

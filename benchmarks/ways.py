@@ -40,10 +40,10 @@ DELAY = 10.0  # milliseconds of added round trip
 APART = 12.0  # seconds from one change to the next
 AROUND = 5.0  # seconds before and after a change whose answers are timed
 SLOW_KINDS = ("slow", "stream", "upload")
-RELOADED, PLAIN = 8081, 8082  # ports
+RELOADED, PLAIN, WITHOUT = 8081, 8082, 8083  # ports
 INCLUDE = "/etc/nginx/ways.include"
 NAMED = "/run/ways.env"
-BLOCKS, BLOCK = 30, 100  # requests one after the other, for the added latency
+BLOCKS, BLOCK = 30, 100  # of requests one after the other, for the added latency
 
 SITE = """\
 upstream ways_reloaded {{ include {include}; }}
@@ -56,6 +56,18 @@ server {{
     listen {plain};
     location / {{ proxy_http_version 1.1; proxy_set_header Host $host; proxy_pass http://ways_plain; }}
 }}
+"""
+
+# The toolkit's own site once more, in front of one socket.
+SINGLE = """\
+sed -n '/^server {{/,$p' /etc/nginx/conf.d/bluegreen-app-{app}.conf |
+  sed -e 's/listen 80;/listen {port};/' -e '/listen \\[::\\]/d' -e 's|http://$bg_{app}_target;|http://ways_plain;|'
+"""
+
+# Ends with the last worker of before: what those hold open would be closed under the next measurement.
+RELOAD = """\
+before=$(pgrep -f 'nginx: worke[r]'); nginx -t -q && nginx -s reload || exit 1
+for pid in $before; do timeout 40 tail --pid=$pid -f /dev/null || exit 1; done
 """
 
 MEMORY = """\
@@ -174,12 +186,30 @@ def killed_table(ways: Sequence[Way]) -> str:
     return "\n".join(lines)
 
 
+def latency_table(latency: Mapping[str, Mapping[str, list[float]]]) -> str:
+    """One row for each path, as a Markdown table."""
+    lines = [
+        "| path | 20 slots | the same without slots | plain | slots to without | slots to plain |",
+        "|---|---|---|---|---|---|",
+    ]
+    for path, found in latency.items():
+        spreads = [spread([value * 1000 for value in values], "ms") for values in found.values()]
+        ratios = [
+            f"{statistics.median(a / b for a, b in zip(found['slots'], found[name], strict=True)):.3f}"
+            for name in ("without", "plain")
+        ]
+        lines.append(f"| {path} | {' | '.join(spreads)} | {' | '.join(ratios)} |")
+    return "\n".join(lines)
+
+
 def text(
-    ways: Sequence[Way], killed: Sequence[Way], latency: Mapping[str, list[float]], facts: Mapping[str, Any]
+    ways: Sequence[Way],
+    killed: Sequence[Way],
+    latency: Mapping[str, Mapping[str, list[float]]],
+    facts: Mapping[str, Any],
 ) -> str:
     """The page of results."""
-    made, (ours, plain) = facts["versions"], (latency["slots"], latency["plain"])
-    ratio = statistics.median(a / b for a, b in zip(ours, plain, strict=True)) if ours else float("nan")
+    made = facts["versions"]
     return f"""\
 # Ways to change the release, side by side
 
@@ -192,16 +222,18 @@ Medians (smallest to largest). Memory: proportional set size right after the las
 
 ## A crash of the live colour
 
-SIGKILL to all its processes; systemd starts it again. With a warm idle colour nginx asks that one meanwhile.
+SIGKILL to all its processes; systemd starts it again. With a warm idle colour nginx asks that one meanwhile. What the
+colour was answering when it died is lost either way, but for what nginx may ask again (not POST).
 
 {killed_table(killed)}
 
 ## Added latency
 
-The 20 slots against a plain `proxy_pass` to the same socket: **{ratio:.3f} times** (median of {len(ours)} pairs of
-{BLOCK}
-requests one after the other; {spread([value * 1000 for value in ours], "ms")} and
-{spread([value * 1000 for value in plain], "ms")} each).
+Requests one after the other, the three in turns, all to the same socket; medians of {BLOCK}, {BLOCKS} times. *The same
+without slots* is this toolkit's site with one fixed upstream. *Plain* is a `proxy_pass` with nothing beside it: no
+cookie, no log in JSON, and nothing that tells the application of the visitor.
+
+{latency_table(latency)}
 
 Again: `{facts["command"]}`
 """
@@ -224,11 +256,12 @@ class Site(Stage):
         drop = f"/etc/systemd/system/{APP}@{self.colour}.service.d"
         self.included = self.colour
         self.include(self.colour)
+        site += self.on(self.hosts[0], SINGLE.format(app=APP, port=WITHOUT))
         self.on(self.hosts[0], "cat > /etc/nginx/conf.d/ways.conf", stdin=site.encode())
         self.on(
             self.hosts[0],
             f"mkdir -p {drop}; printf '[Service]\\nEnvironmentFile=-{NAMED}\\n' > {drop}/ways.conf;"
-            " systemctl daemon-reload; nginx -t -q && nginx -s reload",
+            f" systemctl daemon-reload; {RELOAD}",
         )
 
     def include(self, colour: str) -> None:
@@ -298,31 +331,35 @@ class Site(Stage):
         self.progress(f"{name}: {way.failed} of {way.requests} failed")
         return way
 
-    def latency(self) -> dict[str, list[float]]:
+    def latency(self, path: str) -> dict[str, list[float]]:
         """Seconds of a request to the same socket through the slots and without them, in turns."""
-        found: dict[str, list[float]] = {"slots": [], "plain": []}
-        address = self.fleet.entrance.address
-        lines = {"slots": http.client.HTTPConnection(address, 80), "plain": http.client.HTTPConnection(address, PLAIN)}
-        for number in range(BLOCKS + 1):
-            for name, line in lines.items():
-                times = []
-                for _ in range(BLOCK):
-                    started = time.perf_counter()
-                    line.request("GET", "/healthz", headers={"Host": DOMAIN})
-                    answer = line.getresponse()
-                    answer.read()
-                    times.append(time.perf_counter() - started)
-                    if answer.status != 200:
-                        raise Failure(f"{name}: /healthz answered {answer.status}")
-                if number:  # the first block warms up
-                    found[name].append(statistics.median(times))
+        ports = {"slots": 80, "without": WITHOUT, "plain": PLAIN}
+        lines = {name: http.client.HTTPConnection(self.fleet.entrance.address, port) for name, port in ports.items()}
+        found: dict[str, list[float]] = {name: [] for name in ports}
+        for _ in range(BLOCKS):
+            for line in lines.values():
+                line.close()  # one connection stays with one of nginx's processes, and they are not equally fast
+                self.asked(line, path)
+            rounds = [{name: self.asked(line, path) for name, line in lines.items()} for _ in range(BLOCK)]
+            for name, values in found.items():
+                values.append(statistics.median(one[name] for one in rounds))
         return found
+
+    def asked(self, line: http.client.HTTPConnection, path: str) -> float:
+        """Seconds to a whole good answer. Raises Failure."""
+        started = time.perf_counter()
+        line.request("GET", path, headers={"Host": DOMAIN})
+        answer = line.getresponse()
+        answer.read()
+        if answer.status != 200:
+            raise Failure(f"port {line.port}: {path} answered {answer.status}")
+        return time.perf_counter() - started
 
 
 def write(
     ways: Sequence[Way],
     killed: Sequence[Way],
-    latency: Mapping[str, list[float]],
+    latency: Mapping[str, Mapping[str, list[float]]],
     facts: Mapping[str, Any],
     folder: Path,
 ) -> None:
@@ -357,7 +394,7 @@ def main(arguments: list[str]) -> int:
     try:
         site.prepare()
         site.others()
-        latency = site.latency()
+        latency = {path: site.latency(path) for path in ("/healthz", "/")}
         killed = [site.measure("with a warm idle colour", 80, site.kill, given.changes)]
         ways = [site.measure("bluegreen: one rename", 80, site.slots, given.changes)]
         site.others()
