@@ -22,8 +22,6 @@ from bluegreen import files
 from bluegreen.config import Paths
 from bluegreen.errors import BluegreenError, Code
 
-STATES = ("staged", "confirmed", "bad", "rolled_back")
-
 
 def now() -> str:
     """The time for people; no decision rests on it."""
@@ -161,7 +159,7 @@ class Record:
     id: str
     sha: str
     artifact: str
-    state: str = "staged"
+    state: str = "staged"  # then confirmed, bad, or rolled_back
     staged_at: str = ""
     deployed_at: str = ""
     confirmed_fence: int = 0

@@ -34,7 +34,6 @@ MARGIN = 0.05  # seconds around a rename in which nginx's clock does not say whi
 STEP = 1.05  # from one bucket of the histogram to the next; two of them are 10 %
 CLASSES = ("ok", "client", "server", "none", "gone")
 MAX_GROUPS = 20
-MAX_BYTES = 16 << 20  # 40,000 requests; less than a second of reading
 MAX_LINE = 1 << 16
 SLOT = re.compile(r"/(?:s|ws|st)([0-9]{2})$")
 BETWEEN = re.compile(r", | : ")  # the tries of one request, as nginx lists them

@@ -27,7 +27,6 @@ TTL = 2.0
 ERRORS = ("ENOSPC", "EIO")
 OURS = ("/var/lib/bluegreen", "/srv/", "/run/", "/etc/")
 THIRD = "r5"  # a release that the fleet does not know: staged and pruned again and again
-SLEPT = 40.0  # seconds after which a host that is not whole never will be
 
 
 @dataclass(frozen=True)

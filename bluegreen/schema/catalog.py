@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bluegreen.schema.facts import Catalog, Column, Constraint, Index, Size, Table
+from bluegreen.schema.facts import Catalog, Column, Constraint, Index, Table
 
 _OURS = r"n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 _OF_EXTENSION = (
@@ -131,8 +131,3 @@ def parse(text: str) -> Catalog:
         {name: tuple(labels) for name, labels in (data["enums"] or {}).items()},
         dict(data["extensions"] or {}),
     )
-
-
-def parse_sizes(text: str) -> dict[str, Size]:
-    """The answer of SIZES: schema.table → rows (estimate) and bytes (with indexes and TOAST)."""
-    return {name: Size(rows, size) for name, (rows, size) in json.loads(text).items()}

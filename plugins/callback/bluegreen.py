@@ -48,7 +48,6 @@ class CallbackModule(DefaultCallback):
         super().__init__()
         self.began = time.monotonic() - process_age()
         self.play_name = ""
-        self.play_hosts = 0
         self.section: Section | None = None
         self.outcome: Mapping[str, Any] | None = None
         self.lines: list[str] = []

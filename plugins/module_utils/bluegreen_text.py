@@ -79,7 +79,6 @@ def merge(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             found["judged"] = result["judged"]
         if result.get("sent"):
             found["sent"] = result["sent"]
-        found["failed_steps"] = None
     return found
 
 
