@@ -68,17 +68,14 @@ def phase_detail(phase: str, answers: Mapping[str, Sequence[Mapping[str, Any]]])
 
 
 def merge(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The steps of all answers of one host, and what was sent to it."""
+    """The steps of all answers of one host, what was sent to it or fetched by it, and what it has judged."""
     found: dict[str, Any] = {}
     for result in results:
         for step, answer in (result.get("results") or {}).items():
             before = found.setdefault(step, answer)
             if before is not answer and isinstance(answer, Mapping) and "rounds" in answer:
                 found[step] = {**before, "rounds": int(before.get("rounds") or 0) + int(answer["rounds"])}
-        if result.get("judged"):
-            found["judged"] = result["judged"]
-        if result.get("sent"):
-            found["sent"] = result["sent"]
+        found |= {key: result[key] for key in ("judged", "sent", "fetched") if result.get(key)}
     return found
 
 
@@ -86,16 +83,8 @@ Merged = Mapping[str, Mapping[str, Any]]
 
 
 def _preflight(hosts: Merged) -> str:
-    shas = sorted(
-        {
-            str(
-                ((answer.get("lease") or {}).get("status") or {}).get("live", {})
-                and answer["lease"]["status"]["live"]["sha"]
-            )[:12]
-            for answer in hosts.values()
-            if ((answer.get("lease") or {}).get("status") or {}).get("live")
-        }
-    )
+    lives = [((answer.get("lease") or {}).get("status") or {}).get("live") for answer in hosts.values()]
+    shas = sorted({str(live["sha"])[:12] for live in lives if live})
     return f"live {' and '.join(shas)}" if shas else "nothing is live yet"
 
 

@@ -39,6 +39,7 @@ def test_names_beyond_a_few_are_a_number() -> None:
             {"web2": [made.answer(sent=25_000_000)], "web1": [made.answer(sent=25_000_000)]},
             "image 25 MB sent to web1, web2",
         ),
+        ("stage", {"web1": [made.answer("stage", {"have": True}, fetched=25_000_000)]}, "image 25 MB fetched by web1"),
         ("stage", {"web1": [made.answer("stage", {"have": True})]}, "image already there"),
         ("stage", {"web1": [made.answer("stage", {"have": False})]}, "the image goes to web1"),
         ("preflight", {"web1": [made.taken(made.LIVE_A)]}, "live aaaaaaaaaaaa"),
