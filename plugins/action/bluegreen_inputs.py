@@ -69,9 +69,9 @@ MAX_WAIT = 86400  # seconds
 
 
 class ActionModule(ActionBase):
-    """`bluegreen_inputs: {verb, watch}`; see plugins/modules/bluegreen_inputs.py."""
+    """`bluegreen_inputs: {verb}`; see plugins/modules/bluegreen_inputs.py."""
 
-    _VALID_ARGS = frozenset(("verb", "watch", "store", "min_free_mb"))
+    _VALID_ARGS = frozenset(("verb",))
     _requires_connection = False
     TRANSFERS_FILES = False
 

@@ -323,8 +323,9 @@ def undone(fleet: Fleet) -> list[str]:
 
 def notes(fleet: Fleet, end: str) -> list[str]:
     """What deserves attention though the outcome is clear."""
-    found = []
-    found += resumed(fleet)
+    found = resumed(fleet)
+    if without := fleet.inputs.get("without"):
+        found.append(f"left out as asked: {listed(without)}; the next deploy brings them up to date")
     if end == "live" and not fleet.inputs.get("proven"):
         found.append("not proven: no smoke check signs in, so pages behind the sign-in were not seen")
     found += judgement_notes(fleet, end)
@@ -394,10 +395,7 @@ def resumed(fleet: Fleet) -> list[str]:
             )
         if answer.get("undone"):
             words.setdefault(f"an earlier run died: its switch to {commit} was undone", []).append(host)
-    lines = [f"{line} ({listed(hosts)})" for line, hosts in words.items()]
-    if fleet.inputs.get("without"):
-        lines.append(f"left out as asked: {listed(fleet.inputs['without'])}; the next deploy brings them up to date")
-    return lines
+    return [f"{line} ({listed(hosts)})" for line, hosts in words.items()]
 
 
 def failure(fleet: Fleet, end: str) -> dict[str, str]:
