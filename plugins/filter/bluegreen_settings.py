@@ -20,9 +20,9 @@ if ROOT not in sys.path:
 
 from plugins.module_utils import bluegreen_artifacts as artifacts  # noqa: E402
 from plugins.module_utils import bluegreen_kpi as figures  # noqa: E402
-from plugins.module_utils.bluegreen_inputs import nearest_share  # noqa: E402
+from plugins.module_utils.bluegreen_inputs import APP_FILE as APP  # noqa: E402
+from plugins.module_utils.bluegreen_inputs import APP_NAME, first_line, nearest_share  # noqa: E402
 
-APP = "group_vars/all/app.yml"
 ROLLOUT = "group_vars/all/rollout.yml"
 SECRETS = "group_vars/all/secrets.yml"
 ENVIRONMENT = "inventories/<environment>/group_vars/app_servers/"
@@ -191,7 +191,6 @@ LEAST = {
     "artifact_max_mb": 1,
 }
 
-APP_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
 )
@@ -263,7 +262,7 @@ def settings_problems(values: Mapping[str, Any], groups: Mapping[str, Any]) -> l
             present, value = name in values, values.get(name)
             look_through(value)
         except Exception as problem:  # noqa: BLE001  Ansible's template errors have no common public type
-            problems.append(f"{name} cannot be computed: {one_line(problem)}: correct it in {file} or {ENVIRONMENT}")
+            problems.append(f"{name} cannot be computed: {first_line(problem)}: correct it in {file} or {ENVIRONMENT}")
             continue
         if not present or value is None or (required and value == ""):
             if required:
@@ -309,11 +308,6 @@ def describe(value: object) -> str:
         if isinstance(value, kind):
             return words
     return f"a {type(value).__name__}"
-
-
-def one_line(problem: object) -> str:
-    """The first line of an error's text."""
-    return (str(problem).strip().splitlines() or ["unknown error"])[0].rstrip(".")
 
 
 def check_name(known: Mapping[str, Any]) -> Iterator[str]:

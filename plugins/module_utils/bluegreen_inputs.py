@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 APP_FILE = "group_vars/all/app.yml"
+APP_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 HEX_PART = re.compile(r"[0-9a-f]{6,40}")
 RELEASE_ID = re.compile(r"[0-9a-f]{12}-[0-9a-f]{8}")
 
@@ -76,6 +77,11 @@ def signs_in(checks: object) -> bool:
 
 
 # what a person typed
+
+
+def several(value: object) -> list[Any]:
+    """The items of a list, or of one text with commas or blanks between them."""
+    return list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip(" []\n"))
 
 
 def check_target(value: object) -> str | None:
@@ -149,7 +155,7 @@ def check_approvals(value: object, by: object, reason: object) -> dict[str, Any]
     """The migrations approved by name: {approve, by, reason}. A list, or one text with commas. Raises Refused."""
     if value in (None, "", []):
         return {"approve": [], "by": "", "reason": ""}
-    parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip(" []\n"))
+    parts = several(value)
     for part in parts:
         if not isinstance(part, str) or not APPROVAL.fullmatch(part):
             raise Refused(
@@ -175,7 +181,7 @@ def check_late(value: object, without: Sequence[str]) -> list[str]:
     """
     if value in (None, "", []):
         return []
-    parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip(" []\n"))
+    parts = several(value)
     for part in parts:
         if not isinstance(part, str) or not LABEL.fullmatch(part):
             why = "it is app.name, as the plan of migrations shows it"
@@ -227,7 +233,7 @@ def check_canary(value: object) -> list[int]:
     """The shares of a canary in percent: one, several with commas, or a list; none for 0. Raises Refused."""
     if value in (None, "", 0, "0", [], False):
         return []
-    parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip(" []"))
+    parts = several(value)
     steps = [int(part) for part in parts if re.fullmatch(r"[0-9]{1,3}", str(part)) and not isinstance(part, bool)]
     example = "for example -e canary=5 or -e canary=5,25"
     if len(steps) != len(parts):
@@ -350,7 +356,7 @@ def run_url(environment: Mapping[str, str]) -> str:
 
 def check_app(value: object) -> str:
     """The application's name, as far as a command line can carry it. Raises Refused."""
-    if not isinstance(value, str) or not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", value):
+    if not isinstance(value, str) or not APP_NAME.fullmatch(value):
         what = "app_name is not set" if value in (None, "") else f"app_name {show(value)} is not a name"
         raise Refused(what, "files, units and directories are named after it", f"set it in {APP_FILE}")
     return str(value)
