@@ -12,6 +12,7 @@ from plugins.module_utils.bluegreen_fleet import Fleet, Problem
 
 NAME_WIDTH = 16
 REFUSED = 3  # of the host tool's exit statuses
+GOOD = ("live", "rolled back", "undone", "migrated", "reopened", "restored", "nothing to do", "planned")  # endings
 
 
 def seconds(value: float) -> str:
@@ -248,7 +249,7 @@ DETAILS = {
 def outcome(fleet: Fleet) -> dict[str, Any]:
     """The end of a run: {ok, ending, line, notes, failure}; `failure` is {what, why, next} or None."""
     end = fleets.ending(fleet)
-    ok = end in ("live", "rolled back", "undone", "migrated", "reopened", "restored", "nothing to do", "planned")
+    ok = end in GOOD
     return {
         "ok": ok,
         "ending": end,

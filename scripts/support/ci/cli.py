@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from plugins.module_utils.bluegreen_text import GOOD as GOOD_RUNS
 from support.ci import cancel, hidden, inputs, play, processes, secrets, show
 from support.ci.inputs import Request
 from support.ci.private import Private, private
@@ -25,7 +26,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WAY_BACK = 8.0  # seconds: GitHub kills a cancelled job 10 s after the first signal (docs/ci.md)
 OK, BUG, REFUSED, FAILED, REVERTED, CANCELLED, CONFIRMED, UNKNOWN = 0, 1, 4, 5, 6, 7, 8, 9
 CONNECTION, SECRETS = "connection.json", "secrets.json"  # files of variables, for the run and for its way back
-GOOD = ("live", "rolled back", "nothing to do", "planned", "status", "unlock")
+GOOD = (*GOOD_RUNS, "status", "unlock")
 
 
 class Cancelled(Failure):

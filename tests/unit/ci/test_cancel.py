@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from plugins.module_utils import bluegreen_fleet as fleets
+from plugins.module_utils import bluegreen_text as text
 from support.ci import cancel, cli
 from support.ci.record import Record
 
@@ -85,3 +86,11 @@ def test_the_exit_status_says_what_the_visitors_get() -> None:
     found = [cli.ending(record, 254, cancelled=True, back=back)[1] for back in (both, one, late, Record())]
     assert found == [7, 9, 8, 9]
     assert cli.ending(run(["preflight"]), 254, cancelled=True, back=Record())[1] == 7
+
+
+@pytest.mark.parametrize("end", [*text.GOOD, "status", "unlock"])
+def test_a_good_end_is_told_without_a_failure(end: str) -> None:
+    outcome = {"ok": True, "ending": end, "line": f"shop: {end}", "notes": [], "failure": None}
+    record = Record(inputs=INPUTS, outcome=outcome)
+    assert cli.ending(record, 0, cancelled=False, back=None) == (end, cli.OK)
+    assert cli.closing(end, record, None) == {"failure": None, "line": f"shop: {end}", "notes": []}
