@@ -134,7 +134,7 @@ def run(request: Request, found: Secrets, masks: Sequence[str], stop: Stop, gith
         with private() as place:
             words = prepare(request, found, place, tty)
             with stop.running(place.keep()):
-                rc = play.play(inputs.playbook(request.verb), words, place.path, out.handler(record))[1]
+                rc = play.play(inputs.playbook(request.verb), words, place.path, out.handler(record))
             if stop.number and cancel.needed(record):
                 out.write(redact(f"cancelled ({signal.Signals(stop.number).name}): the way back\n"))
                 back = way_back(record, request, place, stop, out)

@@ -51,10 +51,8 @@ def environment(
     return found if tty else found | {"ANSIBLE_NOCOLOR": "1", "TERM": "dumb"}
 
 
-def play(
-    playbook: Path, words: Sequence[str], place: Path, handler: Callable[[Mapping[str, Any]], None]
-) -> tuple[str, int]:
-    """Run a playbook; `place`: a directory for what ansible-runner writes. Returns its status and exit status.
+def play(playbook: Path, words: Sequence[str], place: Path, handler: Callable[[Mapping[str, Any]], None]) -> int:
+    """Run a playbook; `place`: a directory for what ansible-runner writes. Returns its exit status.
 
     os.environ is what Ansible gets: as an argument it would be written to a file.
     """
@@ -76,7 +74,7 @@ def play(
         quiet=True,
         settings={"suppress_output_file": True, "pexpect_timeout": 1},
     )
-    return str(runner.status), int(runner.rc if runner.rc is not None else 1)
+    return int(runner.rc if runner.rc is not None else 1)
 
 
 def use(variables: Mapping[str, str]) -> None:
