@@ -36,10 +36,11 @@ def test_the_deploy_user_may_run_one_program_as_root_and_nothing_else(vm: Deploy
 
 def test_before_the_first_deploy_visitors_read_that_nothing_is_there_yet(vm: Deployment) -> None:
     if vm.live()["vm1"] is None:
-        assert (
-            vm.on("vm1", "curl -s -o /dev/null -w '%{http_code}' -H 'Host: notes.example.org' http://127.0.0.1/")
-            == "503"
-        )
+        ask = "curl -s -m 9 -o /dev/null -w '%{http_code}' -H 'Host: notes.example.org' http://127.0.0.1/"
+        upgrade = "-H 'Connection: Upgrade' -H 'Upgrade: websocket'"
+        mark = "/run/nginx.closing"  # while nginx is about to load its configuration anew
+        found = vm.on("vm1", f"{ask}; echo; {ask} {upgrade}; echo; touch {mark}; {ask}; rm {mark}")
+        assert found.split() == ["503", "503", "503"], "a page, a websocket, a page while connections are ended"
 
 
 def test_the_first_deploy_serves(vm: Deployment) -> None:
