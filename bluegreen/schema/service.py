@@ -310,16 +310,10 @@ def _in_cluster(
     mark = secrets.token_hex(4)
     for number, (alias, bundle) in enumerate(bundles.items()):
         name = f"shadow_{mark}_{number}"
-        path = str(bundle.get("search_path") or "public")
-        shadow.psql(
-            server,
-            "postgres",
-            f"CREATE DATABASE {name} TEMPLATE template0;\nALTER DATABASE {name} SET search_path = {path};\n"
-            f"ALTER DATABASE {name} SET statement_timeout = '{STATEMENT}';",
-        )
+        shadow.psql(server, "postgres", f"CREATE DATABASE {name} TEMPLATE template0;\n{_properties(name, bundle)}")
         if given:
             stack.callback(_drop, server, name, {}, "postgres")
-        shadow.fill(lambda sql, name=name: shadow.psql(server, name, sql), bundle, True)  # type: ignore[misc]
+        shadow.fill(server, name, bundle, roles=True)
         redirect[alias] = {"HOST": server.host, "PORT": str(server.port), "USER": server.user, "NAME": name}
     return f"a throwaway server, PostgreSQL {first['major']}", redirect
 
@@ -343,20 +337,21 @@ def _beside(
         _sweep(server, live, secret)
         shadow.psql(server, live, f"CREATE DATABASE {name} TEMPLATE template0;", secret)
         stack.callback(_drop, server, name, secret, live)
-        path = str(bundle.get("search_path") or "public")
-        shadow.psql(
-            server,
-            live,
-            f"ALTER DATABASE {name} SET search_path = {path};\n"
-            f"ALTER DATABASE {name} SET statement_timeout = '{STATEMENT}';",
-            secret,
-        )
-        shadow.fill(lambda sql, s=server, n=name, e=secret: shadow.psql(s, n, sql, e), bundle, False)  # type: ignore[misc]
+        shadow.psql(server, live, _properties(name, bundle), secret)
+        shadow.fill(server, name, bundle, secret)
         redirect[alias] = {
             **{key: entry[key] for key in ("HOST", "PORT", "USER", "PASSWORD", "OPTIONS") if key in entry},
             "NAME": name,
         }
     return "a scratch database beside the live one", redirect
+
+
+def _properties(name: str, bundle: Mapping[str, Any]) -> str:
+    """SQL: a shadow looks for tables where the live database does, and no statement takes long on it."""
+    path = str(bundle.get("search_path") or "public")
+    return (
+        f"ALTER DATABASE {name} SET search_path = {path};\nALTER DATABASE {name} SET statement_timeout = '{STATEMENT}';"
+    )
 
 
 def _drop(server: shadow.Server, name: str, secret: Mapping[str, str], live: str) -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bluegreen.errors import BluegreenError, Code, check_failed
@@ -225,10 +225,17 @@ def identifier(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def fill(run: Callable[[str], str], bundle: Mapping[str, object], roles: bool) -> None:
+def fill(
+    server: Server,
+    database: str,
+    bundle: Mapping[str, object],
+    secret: Mapping[str, str] | None = None,
+    roles: bool = False,
+) -> None:
     """Put the schema and the applied migrations of a live database (`read`) into an empty one.
 
-    roles: make the roles that policies name (in a server of our own only).
+    secret: as for `psql`. roles: make the roles that policies name (in a server of our own only).
+    Raises BluegreenError (CHECK_FAILED).
     """
     script = []
     if roles:
@@ -246,7 +253,7 @@ def fill(run: Callable[[str], str], bundle: Mapping[str, object], roles: bool) -
     if table and isinstance(applied, list) and applied:
         rows = ", ".join(f"({literal(str(app))}, {literal(str(name))}, now())" for app, name in applied)
         script.append(f"SET search_path = '';\nINSERT INTO {table} (app, name, applied) VALUES {rows};")
-    run("\n".join(script))
+    psql(server, database, "\n".join(script), secret)
 
 
 def _texts(value: object) -> list[str]:
