@@ -141,30 +141,18 @@ def back(order: Mapping[str, Any]) -> dict[str, Any]:
     """
     from bluegreen.schema import service
 
-    bundles: Mapping[str, Mapping[str, Any]] = (order.get("bundle") or {}).get("databases") or {}
-    if not bundles:
-        raise bad_input("there is no bundle of the live databases", "", "give what `read` answered as `bundle`")
+    bundles = service.bundles_of(order)
     methods = [str(name) for name in order.get("methods") or ("cluster", "scratch")]
     if "static" in methods:
         raise bad_input("a reverse is never predicted", "", "the methods are cluster and scratch")
-    databases = service.settings_databases()
-    service.replace(databases, order.get("databases") or {})
     answer: dict[str, Any] = {
         "format": FORMAT, "steps": [], "problems": [],
         "older": {"start": [], "way": [], "end": []}, "newer": {"start": [], "way": [], "end": []},
     }  # fmt: skip
-    with contextlib.ExitStack() as stack:
-        why_not: list[str] = []
-        answer["method"], _, redirect = service._shadow(stack, methods, bundles, order, databases, why_not)
-        answer["why_not_better"] = why_not
-        twins = service._twins(databases, redirect)
-        service.replace(databases, redirect)
-        wall = service._separate(databases, bundles, twins)
-        service.load()
-        wall.up(lambda wanted: service._is_shadow(wanted, redirect))
+    with service.on_shadow(order, bundles, methods) as place:
+        answer |= {"method": place.method, "why_not_better": place.why_not}
         for alias, bundle in bundles.items():
-            _back(alias, bundle, order, wall, answer)
-        service._close()
+            _back(alias, bundle, order, place.wall, answer)
     return answer
 
 

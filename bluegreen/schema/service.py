@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bluegreen.errors import BluegreenError, Code, bad_input, check_failed
 from bluegreen.schema import catalog, decide, models, shadow, tryout
@@ -230,12 +230,47 @@ def prepare(order: Mapping[str, Any]) -> dict[str, Any]:
 def judge(order: Mapping[str, Any]) -> dict[str, Any]:
     """Try the pending migrations on a shadow and judge them: the answer of the package's docstring."""
     started = time.monotonic()
-    bundles: Mapping[str, Mapping[str, Any]] = (order.get("bundle") or {}).get("databases") or {}
-    if not bundles:
-        raise bad_input("there is no bundle of the live databases", "", "give what `read` answered as `bundle`")
+    bundles = bundles_of(order)
     methods = [str(name) for name in order.get("methods") or METHODS]
     if wrong := [name for name in methods if name not in METHODS]:
         raise bad_input(f"there is no method {wrong[0]!r}", "", f"there are {', '.join(METHODS)}")
+    with on_shadow(order, bundles, methods) as place:
+        cases = [_case(alias, bundle, order, place.method, place.wall) for alias, bundle in bundles.items()]
+    result = decide.answer(cases, "static" if place.method == "static" else "shadow", place.detail)
+    new = {case.database: case.new.as_json() for case in cases}
+    return {
+        **result,
+        "why_not_better": place.why_not,
+        "footprint": {"format": FORMAT, "databases": new, "drift": []},
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def bundles_of(order: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """What `read` answered: alias → bundle. Raises BluegreenError (BAD_INPUT) if the order has none."""
+    bundles: Mapping[str, Mapping[str, Any]] = (order.get("bundle") or {}).get("databases") or {}
+    if not bundles:
+        raise bad_input("there is no bundle of the live databases", "", "give what `read` answered as `bundle`")
+    return bundles
+
+
+class Place(NamedTuple):
+    """Where migrations are tried: the method, a line about it, why none before it would do, the wall around it."""
+
+    method: str
+    detail: str
+    why_not: list[str]
+    wall: Wall
+
+
+@contextlib.contextmanager
+def on_shadow(
+    order: Mapping[str, Any], bundles: Mapping[str, Mapping[str, Any]], methods: Sequence[str]
+) -> Iterator[Place]:
+    """The release's applications, loaded on shadows of the live databases; all else is out of their reach.
+
+    methods: of METHODS; the first that works is taken. The shadows are gone afterwards. Raises BluegreenError.
+    """
     databases = settings_databases()
     replace(databases, order.get("databases") or {})
     with contextlib.ExitStack() as stack:
@@ -246,16 +281,8 @@ def judge(order: Mapping[str, Any]) -> dict[str, Any]:
         wall = _separate(databases, bundles, twins)
         load()
         wall.up(lambda wanted: _is_shadow(wanted, redirect))
-        cases = [_case(alias, bundle, order, method, wall) for alias, bundle in bundles.items()]
+        yield Place(method, detail, why_not, wall)
         _close()
-    result = decide.answer(cases, "static" if method == "static" else "shadow", detail)
-    new = {case.database: case.new.as_json() for case in cases}
-    return {
-        **result,
-        "why_not_better": why_not,
-        "footprint": {"format": FORMAT, "databases": new, "drift": []},
-        "seconds": round(time.monotonic() - started, 2),
-    }
 
 
 def _close() -> None:
