@@ -215,9 +215,7 @@ def read_key(paths: Paths) -> bytes:
     """The application's key, the same on every host of the fleet."""
     try:
         key = bytes.fromhex(paths.key.read_text().strip())
-    except FileNotFoundError:
-        key = b""
-    except ValueError:
+    except (FileNotFoundError, ValueError):
         key = b""
     if len(key) != 32:
         raise BluegreenError(

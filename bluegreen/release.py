@@ -314,5 +314,5 @@ def resolved(paths: Paths, colour: str) -> str | None:
     """The release that a colour's link names."""
     try:
         return Path(os.readlink(paths.colour(colour))).name
-    except (FileNotFoundError, OSError):
+    except OSError:
         return None

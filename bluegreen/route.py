@@ -132,7 +132,7 @@ def current_generation(paths: Paths) -> str | None:
     """The name of the current generation."""
     try:
         return Path(os.readlink(paths.route)).name
-    except (FileNotFoundError, OSError):
+    except OSError:
         return None
 
 
