@@ -122,10 +122,7 @@ def start(
     """Run a job to its end, whatever its exit status is."""
     images.require_open(context.paths, context.config, release.image_of(context.paths, name))
     unit = f"bluegreen-{job}-{context.app}"
-    if units.properties([f"{unit}.service"], ["ActiveState"])[f"{unit}.service"].get("ActiveState") in (
-        "active",
-        "activating",
-    ):
+    if units.state_of(f"{unit}.service") in ("active", "activating"):
         raise BluegreenError(
             Code.BUSY, f"{unit} is running already", "", f"wait for it (journalctl -fu {unit}), then try again"
         )

@@ -61,7 +61,7 @@ def clear(context: Context) -> None:
 
 def nginx_runs() -> bool:
     """Whether nginx is up, or on its way."""
-    return units.properties([NGINX], ["ActiveState"])[NGINX].get("ActiveState") in ("active", "activating", "reloading")
+    return units.state_of(NGINX) in ("active", "activating", "reloading")
 
 
 def sentence(known: dict[str, Any]) -> str:

@@ -44,8 +44,7 @@ def colour_of(context: Context, name: str) -> str | None:
 
 def is_active(app: str, colour: str) -> bool:
     """Whether the colour's web unit runs."""
-    unit = units.web_unit(app, colour)
-    return units.properties([unit], ["ActiveState"])[unit].get("ActiveState") == "active"
+    return units.state_of(units.web_unit(app, colour)) == "active"
 
 
 def target(context: Context, colour: str, name: str) -> smoke.Target:

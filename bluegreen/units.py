@@ -10,7 +10,24 @@ import subprocess
 from collections.abc import Callable, Sequence
 from typing import IO, TypeVar
 
-from bluegreen.errors import BluegreenError, Code
+from bluegreen.errors import BluegreenError, Code, check_failed
+
+
+def missing(command: Sequence[str]) -> BluegreenError:
+    """A program that this host lacks."""
+    return BluegreenError(
+        Code.NOT_PROVISIONED, f"{command[0]} is not installed", "", "run ansible-playbook provision.yml"
+    )
+
+
+def overdue(command: Sequence[str], seconds: float) -> BluegreenError:
+    """A program that took longer than it may."""
+    return check_failed(f"{' '.join(command[:3])} did not end within {seconds:g} s")
+
+
+def failed(command: Sequence[str], status: int, said: str) -> BluegreenError:
+    """A program that ended with another status than 0, and its last word."""
+    return check_failed(f"{' '.join(command[:4])} failed with status {status}", last_line(said))
 
 
 def run(
@@ -33,17 +50,11 @@ def run(
             stdin=None if stdin is not None else subprocess.DEVNULL,
         )
     except FileNotFoundError:
-        raise BluegreenError(
-            Code.NOT_PROVISIONED, f"{command[0]} is not installed", "", "run ansible-playbook provision.yml"
-        ) from None
+        raise missing(command) from None
     except subprocess.TimeoutExpired:
-        raise BluegreenError(Code.CHECK_FAILED, f"{' '.join(command[:3])} did not end within {timeout:g} s") from None
+        raise overdue(command, timeout) from None
     if check and done.returncode:
-        raise BluegreenError(
-            Code.CHECK_FAILED,
-            f"{' '.join(command[:4])} failed with status {done.returncode}",
-            last_line(done.stderr or done.stdout),
-        )
+        raise failed(command, done.returncode, done.stderr or done.stdout)
     return done
 
 
@@ -97,17 +108,15 @@ def head(command: Sequence[str], most: int, timeout: float) -> tuple[int, list[s
             start_new_session=True,  # what it started ends with it
         )
     except FileNotFoundError:
-        raise BluegreenError(
-            Code.NOT_PROVISIONED, f"{command[0]} is not installed", "", "run ansible-playbook provision.yml"
-        ) from None
-    overdue = threading.Event()
+        raise missing(command) from None
+    killed = threading.Event()
 
     def end() -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
 
     def late() -> None:
-        overdue.set()
+        killed.set()
         end()
 
     timer = threading.Timer(timeout, late)
@@ -120,8 +129,8 @@ def head(command: Sequence[str], most: int, timeout: float) -> tuple[int, list[s
         if len(lines) == most:
             end()
     timer.cancel()
-    if overdue.is_set():
-        raise BluegreenError(Code.CHECK_FAILED, f"{' '.join(command[:3])} did not end within {timeout:g} s")
+    if killed.is_set():
+        raise overdue(command, timeout)
     return child.returncode, lines
 
 
@@ -135,9 +144,7 @@ def begin(command: Sequence[str]) -> Callable[[], None]:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8"
         )
     except FileNotFoundError:
-        raise BluegreenError(
-            Code.NOT_PROVISIONED, f"{command[0]} is not installed", "", "run ansible-playbook provision.yml"
-        ) from None
+        raise missing(command) from None
     _running.append(child)
 
     def finish() -> None:
@@ -147,10 +154,9 @@ def begin(command: Sequence[str]) -> Callable[[], None]:
         except subprocess.TimeoutExpired:
             child.kill()
             child.communicate()
-            raise BluegreenError(Code.CHECK_FAILED, f"{' '.join(command[:3])} did not end within 60 s") from None
+            raise overdue(command, 60) from None
         if child.returncode:
-            what = f"{' '.join(command[:4])} failed with status {child.returncode}"
-            raise BluegreenError(Code.CHECK_FAILED, what, last_line(said))
+            raise failed(command, child.returncode, said)
 
     return finish
 
@@ -182,6 +188,11 @@ def properties(units: Sequence[str], names: Sequence[str]) -> dict[str, dict[str
     for unit, block in zip(units, text.strip().split("\n\n"), strict=True):
         result[unit] = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
     return result
+
+
+def state_of(unit: str) -> str:
+    """What a unit does: active, activating, deactivating, failed, inactive …"""
+    return properties([unit], ["ActiveState"])[unit].get("ActiveState", "")
 
 
 def listed(*patterns: str) -> dict[str, str]:
