@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
+from typing import Any
 
 
 class Code(enum.IntEnum):
@@ -39,6 +41,12 @@ class BluegreenError(Exception):
         if self.why:
             parts.append(self.why)
         return ": ".join(parts) + (f" ({self.todo})" if self.todo else "")
+
+
+def from_dict(error: Mapping[str, Any]) -> BluegreenError:
+    """The failure that another process told in the form of `as_dict`; a code of none of ours is CHECK_FAILED."""
+    code = error["code"] if error.get("code") in set(Code) else Code.CHECK_FAILED
+    return BluegreenError(Code(code), str(error["what"]), str(error["why"]), str(error["next"]))
 
 
 class Silent(BluegreenError):

@@ -17,7 +17,7 @@ from typing import Any
 
 from bluegreen import images, release, secrets, units
 from bluegreen.context import Context
-from bluegreen.errors import BluegreenError, Code, bad_input, check_failed
+from bluegreen.errors import BluegreenError, Code, bad_input, check_failed, from_dict
 
 ATTACHED = 0.5  # seconds between two looks at a migration that somebody else started
 
@@ -160,9 +160,7 @@ def ask(
         what = f"bluegreen-{job}-{context.app} ended with status {done.returncode} and no answer"
         raise check_failed(what, why(said), "is the database reachable from this host?", {"output": said[-20:]})
     if error := answer.get("error"):
-        codes = {int(code) for code in Code}
-        code = Code(error["code"]) if error.get("code") in codes else Code.CHECK_FAILED
-        raise BluegreenError(code, str(error["what"]), str(error["why"]), str(error["next"]))
+        raise from_dict(error)
     return answer
 
 

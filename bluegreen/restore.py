@@ -23,7 +23,7 @@ from typing import Any
 
 from bluegreen import images, jobs, ledger, release, snapshot, units
 from bluegreen.context import Context
-from bluegreen.errors import BluegreenError, Code, check_failed, refused
+from bluegreen.errors import BluegreenError, check_failed, from_dict, refused
 from bluegreen.migrations import Options
 
 SHOWN = 12  # tables whose difference is named
@@ -192,7 +192,7 @@ def feed(context: Context, name: str, order: Mapping[str, Any], path: Path) -> d
     except ValueError:
         raise check_failed("the snapshot could not be restored", units.last_line(said), f"status {status}") from None
     if error := answer.get("error"):
-        raise BluegreenError(Code(error["code"]), str(error["what"]), str(error["why"]), str(error["next"]))
+        raise from_dict(error)
     found: dict[str, Any] = answer
     return found
 

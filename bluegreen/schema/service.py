@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bluegreen.errors import BluegreenError, Code, bad_input, check_failed
+from bluegreen.errors import BluegreenError, Code, bad_input, check_failed, from_dict
 from bluegreen.schema import catalog, decide, models, shadow, tryout
 from bluegreen.schema.facts import FORMAT, Catalog, Finding, Footprint, Size, Verdict
 from bluegreen.schema.rules import Setting
@@ -518,8 +518,7 @@ def call(verb: str, order: Mapping[str, Any], python: str = "", timeout: float =
     except ValueError:
         raise check_failed(f"{verb} ended with status {done.returncode}", shadow.last(done.stderr)) from None
     if "error" in result:
-        error = result["error"]
-        raise BluegreenError(Code(error["code"]), error["what"], error["why"], error["next"])
+        raise from_dict(result["error"])
     return result
 
 
