@@ -14,7 +14,7 @@ description:
   - Secrets are never arguments.
 options:
   phase:
-    description: The phase, as in C(playbooks/deploy.yml); C(status) and C(manage) are possible too.
+    description: The phase (C(PHASES) in C(module_utils/bluegreen_fleet.py)), or C(status), C(unlock) or C(manage).
     type: str
     required: true
   app:
@@ -24,8 +24,7 @@ options:
   steps:
     description:
       - Verbs of the host tool with their parameters, in order; the first that fails ends the batch.
-      - C(only) names a condition (C(serving), C(deployed), C(failed), C(drift), C(had_live), C(not_first),
-        C(for_real)).
+      - C(only) names a condition (C(holds) in C(module_utils/bluegreen_fleet.py) knows them all).
       - C(id) is another name for the answer.
     type: list
     elements: dict
