@@ -144,7 +144,7 @@ class HostConfig:
     host: str = ""
     singletons: bool = False
     releases_keep: int = 5
-    workers: int = 2
+    workers: int = 0  # nothing reads it, but hosts of earlier versions have it in their file
     drain_ceiling: int = 120
     min_free_mb: int = 512
     mount: bool = True
