@@ -117,6 +117,7 @@ def main(arguments: list[str]) -> int:
     progress = Progress()
     WORK.mkdir(parents=True, exist_ok=True)
     rig = Rig(given.hosts, given.seed, progress, given.ttl, given.lease_ttl)
+    rig.check_kept()
     results = Results(given.results, PAGE if given.results == RESULTS else given.results / "faults.md")
     bad = 0
     done: list[str] = []

@@ -18,8 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import yaml
+
 from support.common import CACHE, REPO, Failure, Progress
-from support.example_fleet import APP, DOMAIN, Fleet, Node, version
+from support.example_fleet import APP, DOMAIN, SETTINGS, Fleet, Node, version
 from support.hosts import Podman, as_root, inventory_name
 from support.load import Load, LoadThread, Shape, parse_target
 
@@ -60,11 +62,22 @@ delete from django_migrations where app = 'orders' and name = '0003_order_note';
 commit;
 """
 
-# One worker a host instead of the example's two: to start them takes longer than all else that a host does in a deploy.
-PROCESSES = {
-    "worker": {"command": "celery -A shop worker --without-gossip --without-mingle", "stop_timeout": 60},
-    "beat": {"command": "celery -A shop beat", "singleton": True},
-}
+
+def one_worker() -> dict[str, dict[str, Any]]:
+    """The example's processes without their counts: to start two workers takes longer than all else in a deploy."""
+    settings = yaml.safe_load((SETTINGS / "app.yml").read_text(encoding="utf-8"))
+    return {
+        name: {key: value for key, value in process.items() if key != "count"}
+        for name, process in settings["app_processes"].items()
+    }
+
+
+def other_hosts(kept: Sequence[str], wanted: Sequence[str], directory: Path) -> str:
+    """What to say where other app servers were kept than a run wants, by their names; empty where they fit."""
+    if set(kept) == set(wanted):
+        return ""
+    ways = f"give --hosts {len(kept)}, or remove them: scripts/hosts down {directory}"
+    return f"--hosts {len(wanted)}: {', '.join(sorted(kept))} were kept from the last time; {ways}"
 
 
 class Log(StringIO):
@@ -242,10 +255,22 @@ class Rig:
 
     # -- making them
 
+    @property
+    def kept(self) -> bool:
+        """Whether the hosts of the last time run still."""
+        return bool(self.pid("web1")) and self.fleet.directory.is_dir()
+
+    def check_kept(self) -> None:
+        """Refuse a run for which other hosts were kept, before anything is done to them. Raises Failure."""
+        there = [str(item["labels"]["bluegreen.host"]) for item in self.podman.containers(self.inventory)]
+        there = [name for name in there if name.startswith("web")]
+        if self.kept and (problem := other_hosts(there, self.hosts, self.fleet.directory)):
+            raise Failure(problem, 2)
+
     def prepare(self) -> None:
         """Hosts with both releases on them; those that run already are used as they are."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        if self.pid("web1") and self.fleet.directory.is_dir():
+        if self.kept:
             self.fleet.shas = json.loads((WORK / "shas.json").read_text())
             self.progress("the hosts of the last time are used again")
             if not PROVISIONED.is_file() or PROVISIONED.read_text() != version():
@@ -268,7 +293,7 @@ class Rig:
             "HTTPS": "0",
             "BENCHMARK_ROUND": "{{ benchmark_round | default('0') }}",
         }
-        self.fleet.write_inventory({"app_env": environment, "app_processes": PROCESSES})
+        self.fleet.write_inventory({"app_env": environment, "app_processes": one_worker()})
         for release in (OLD, NEW):
             self.progress(f"build {release}")
             self.must(self.fleet.build(release), f"build {release}")

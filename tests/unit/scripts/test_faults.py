@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.faults import judge
+from benchmarks.faults import judge, rig
 from benchmarks.faults.judge import Answer, Look, Run, Task
 
+HERE = Path("/srv/inventory")
 HOSTS = {"http://10.0.0.1": "web1", "http://10.0.0.2": "web2"}
 
 
@@ -319,3 +321,21 @@ def test_what_no_run_has_shown_is_said() -> None:
     assert "no controller died in a deploy, the switch pending" in text
     runs.append(good(case="controller-kill", fault="controller KILL, deploy, the switch pending").as_json())
     assert "in a deploy, the switch pending" not in judge.not_met({"command": {"runs": runs}}, ["race"])
+
+
+# --- hosts
+
+
+def test_hosts_of_another_number_that_were_kept_are_refused_in_one_line() -> None:
+    assert rig.other_hosts(["web1", "web2"], ["web2", "web1"], HERE) == ""
+    assert rig.other_hosts(["web2", "web1"], ["web1", "web2", "web3"], HERE) == (
+        "--hosts 3: web1, web2 were kept from the last time; give --hosts 2, or remove them: "
+        "scripts/hosts down /srv/inventory"
+    )
+
+
+def test_the_example_runs_with_one_worker_a_host() -> None:
+    found = rig.one_worker()
+    assert set(found) == {"worker", "beat"}
+    assert found["beat"]["singleton"] is True
+    assert not any("count" in process for process in found.values())
