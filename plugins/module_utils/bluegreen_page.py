@@ -15,14 +15,16 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
+from plugins.module_utils.bluegreen_text import GOOD
+
 SIDES = ("live", "new")  # from the bottom of a stack to its top
 QUANTILES = ("p50", "p95", "p99")
 WIDTH, HEIGHT = 1000.0, 200.0  # of every drawing, in its own units; the page stretches it
 STYLE = Path(__file__).with_suffix(".css")
 GAP = 1.5  # two rounds that are so many of their lengths apart are not joined
 MOODS = {
-    **dict.fromkeys(("live", "rolled back", "nothing to do", "pass", "confirmed"), "good"),
-    **dict.fromkeys(("refused", "failed", "reverted", "fail", "went back"), "bad"),
+    **dict.fromkeys((*GOOD, "pass", "confirmed"), "good"),
+    **dict.fromkeys(("refused", "failed", "half done", "reverted", "fail", "went back"), "bad"),
 }
 BACK = "revert"  # the phase that is drawn as one that nobody wants
 VERDICTS = {"so far": "cut short"}

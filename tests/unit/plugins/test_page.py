@@ -138,7 +138,12 @@ def test_each_quantile_of_each_release_is_a_line() -> None:
 
 @pytest.mark.parametrize(
     ("ending", "mood"),
-    [("live", "good"), ("rolled back", "good"), ("reverted", "bad"), ("refused", "bad"), ("?", "open"), ("", "open")],
+    [
+        *((ending, "good") for ending in texts.GOOD),
+        *((ending, "bad") for ending in ("refused", "failed", "half done", "reverted")),
+        ("?", "open"),
+        ("", "open"),
+    ],
 )
 def test_an_ending_has_its_colour(ending: str, mood: str) -> None:
     root = parsed(page(whole(ending=ending)))
