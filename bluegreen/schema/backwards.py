@@ -163,7 +163,7 @@ def _back(alias: str, bundle: Mapping[str, Any], order: Mapping[str, Any], wall:
     from bluegreen.schema import runner
 
     connection = connections[alias]
-    executor = runner._executor(connection)
+    executor = runner.executor_of(connection)
     known_there = {(str(app), str(name)) for app, name in order.get("known") or ()}
     ours = [(str(app), str(name)) for database, app, name in order.get("ours") or () if database == alias]
     replaces = {key: migration.replaces for key, migration in executor.loader.disk_migrations.items()}
@@ -238,7 +238,7 @@ def _try(
     """Undo one migration on the shadow."""
     from bluegreen.schema import runner
 
-    executor = runner._executor(connection)  # it reads what is applied: another one after each step
+    executor = runner.executor_of(connection)  # it reads what is applied: another one after each step
     migration = executor.loader.graph.nodes[key]
     statements: list[str] = []
 
@@ -263,7 +263,7 @@ def _try(
     changed = {name for name in {**before.tables, **after.tables} if before.tables.get(name) != after.tables.get(name)}
     step = {
         "database": connection.alias, "app": key[0], "name": key[1], "failed": failed, "sql": statements,
-        "file_sha256": runner._digest(migration), "atomic": bool(migration.atomic),
+        "file_sha256": runner.digest_of(migration), "atomic": bool(migration.atomic),
         "tables": sorted(changed & set(before.tables)),
         "costs": costs(before, after, rows, statements) + unproven(migration),
     }  # fmt: skip
@@ -307,25 +307,27 @@ def _undo_on(
     session.begin()
     try:
         for number, step in enumerate(steps, 1):
-            executor = runner._executor(connection)
+            executor = runner.executor_of(connection)
             if (step.app, step.name) not in executor.loader.applied_migrations:
                 continue  # an earlier run was here
             runner.same_file(executor, step)
             runner.say(f"undoing {step.label} ({number} of {len(steps)})")
             plan = [(executor.loader.graph.nodes[step.app, step.name], True)]
-            runner._signal("pre", connection, executor._create_project_state(with_applied_migrations=True).apps, plan)
+            runner.send_signal(
+                "pre", connection, executor._create_project_state(with_applied_migrations=True).apps, plan
+            )
 
             def work(executor: Any = executor, plan: Any = plan) -> Any:
                 return executor.migrate(None, plan=plan)
 
-            state, done, failed = runner._one(session, plan[0][0], step, work)
+            state, done, failed = runner.perform(session, plan[0][0], step, work)
             if failed:
                 return failed
             answer["undone"].append(done)
             runner.say(f"{step.label} undone in {done['seconds']:.2f} s")
             if number == len(steps):
                 session.timeouts(False)
-                if problem := runner._after(session, connection, state, plan):
+                if problem := runner.post_migrate(session, connection, state, plan):
                     return problem
         footprint, before = _kept(order, "older", alias)
         answer["left"] += _misfits(alias, footprint, tryout.read_catalog(connection), before)

@@ -101,7 +101,7 @@ def _pending_of(
 
     connection = connections[alias]
     try:
-        executor = _executor(connection)
+        executor = executor_of(connection)
         executor.loader.check_consistent_history(connection)
     except DatabaseError as problem:
         raise service.silent(connection, problem) from None
@@ -124,7 +124,7 @@ def _pending_of(
     for migration in plan:
         key = {"database": alias, "app": migration.app_label, "name": migration.name}
         more = {"needs": needs[f"{migration.app_label}.{migration.name}"]} if needs else {}
-        found["pending"].append({**key, "file_sha256": _digest(migration), **more})
+        found["pending"].append({**key, "file_sha256": digest_of(migration), **more})
         found["plan"].append(f"{migration.app_label}.{migration.name}")
         found["plan"] += [f"    {operation.describe()}" for operation in migration.operations]
     applied = list(executor.loader.applied_migrations)
@@ -148,7 +148,7 @@ def _pending_of(
     found["problems"] += [{"database": alias, **decide.reason(one)} for one in findings if one.verdict.word != "safe"]
 
 
-def _digest(migration: Any) -> str:
+def digest_of(migration: Any) -> str:
     """sha256 of a migration's file; empty if it has none."""
     file = operations.file_of(migration)
     with contextlib.suppress(OSError):
@@ -158,8 +158,8 @@ def _digest(migration: Any) -> str:
     return ""
 
 
-def _executor(connection: Any) -> Any:
-    """Raises BluegreenError (CHECK_FAILED) if a migration cannot be imported."""
+def executor_of(connection: Any) -> Any:
+    """Django's executor of a database's migrations. Raises BluegreenError (CHECK_FAILED) if one cannot be imported."""
     from django.core.exceptions import ImproperlyConfigured
     from django.db import Error
     from django.db.migrations.exceptions import InconsistentMigrationHistory
@@ -534,14 +534,14 @@ def _run_on(
     session = Session(connection, order)
     session.begin()
     try:
-        executor = _executor(connection)
+        executor = executor_of(connection)
         todo = still_pending(executor, steps, later)
         if not todo and not any(step.bridge for step in later):
             return None  # somebody else was here first: each migration runs once
         before = executor._create_project_state(with_applied_migrations=True)
         plan = [(executor.loader.graph.nodes[step.app, step.name], False) for step in todo]
         if plan:
-            _signal("pre", connection, before.apps, plan)
+            send_signal("pre", connection, before.apps, plan)
         state = before.clone()
         for number, step in enumerate(todo, 1):
             say(f"{step.label} ({number} of {len(todo)})")
@@ -549,7 +549,7 @@ def _run_on(
             def work(step: Step = step, state: Any = state) -> Any:
                 return executor.apply_migration(state.clone(), executor.loader.graph.nodes[step.app, step.name])
 
-            made, done, failed = _one(session, executor.loader.graph.nodes[step.app, step.name], step, work)
+            made, done, failed = perform(session, executor.loader.graph.nodes[step.app, step.name], step, work)
             if failed:
                 return failed
             state = made
@@ -563,7 +563,7 @@ def _run_on(
                 answer["bridged"].append(done)
         executor.check_replacements()
         session.timeouts(False)
-        if plan and (problem := _after(session, connection, state, plan)):
+        if plan and (problem := post_migrate(session, connection, state, plan)):
             return problem
         answer["known"][alias] = [
             list(one.key) for one in stored.against(models.of_release(connection), _catalog(connection))
@@ -588,7 +588,7 @@ def _bridge(session: Session, step: Step) -> tuple[dict[str, Any], dict[str, Any
     say(f"before the switch, for {step.label}: {' '.join(step.bridge)}")
     brief = copy.copy(step)
     brief.sql = []  # the migration may be one that nobody queues behind; this is none
-    _, done, failed = _one(session, Together, brief, work)
+    _, done, failed = perform(session, Together, brief, work)
     if failed:
         return done, failed | {
             "what": f"what {step.label} needs before the switch failed",
@@ -617,12 +617,12 @@ def still_pending(executor: Any, steps: Sequence[Step], later: Sequence[Step] = 
 
 def same_file(executor: Any, step: Step) -> None:
     """Raises BluegreenError (REFUSED) if the migration's file is another than the one that was looked at."""
-    digest = _digest(executor.loader.graph.nodes[step.app, step.name])
+    digest = digest_of(executor.loader.graph.nodes[step.app, step.name])
     if digest and step.file_sha256 not in ("", digest):
         raise refused(f"the file of {step.label} is not the one that was judged", digest, "the same again")
 
 
-def _one(
+def perform(
     session: Session, migration: Any, step: Step, work: Callable[[], Any]
 ) -> tuple[Any, dict[str, Any], dict[str, Any] | None]:
     """One migration, with as many attempts as are sound. Returns what `work` made, its record, and what failed."""
@@ -668,16 +668,16 @@ def _failure(
     }  # fmt: skip
 
 
-def _signal(which: str, connection: Any, apps: Any, plan: Sequence[Any]) -> None:
-    """What Django's own migrate tells the applications: content types and permissions are made so."""
+def send_signal(which: str, connection: Any, apps: Any, plan: Sequence[Any]) -> None:
+    """Tell the applications what Django's own migrate tells them (`pre` or `post`): so permissions are made."""
     from django.core.management.sql import emit_post_migrate_signal, emit_pre_migrate_signal
 
     emit = emit_pre_migrate_signal if which == "pre" else emit_post_migrate_signal
     emit(0, False, connection.alias, apps=apps, plan=list(plan))
 
 
-def _after(session: Session, connection: Any, state: Any, plan: Sequence[Any]) -> dict[str, Any] | None:
-    """post_migrate; it finds what is there, so it may be done again where it got no lock."""
+def post_migrate(session: Session, connection: Any, state: Any, plan: Sequence[Any]) -> dict[str, Any] | None:
+    """Send post_migrate, again where it got no lock: it finds what is there. Returns what failed."""
     from django.apps import apps as real
     from django.db.migrations.state import ModelState
 
@@ -691,7 +691,7 @@ def _after(session: Session, connection: Any, state: Any, plan: Sequence[Any]) -
     apps.render_multiple([ModelState.from_model(real.get_model(*key)) for key in keys])
     for attempt in range(1, session.attempts + 1):
         try:
-            _signal("post", connection, apps, plan)
+            send_signal("post", connection, apps, plan)
         except Exception as problem:  # noqa: BLE001  whatever an application's receiver raises
             with contextlib.suppress(Exception):
                 connection.rollback()
