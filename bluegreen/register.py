@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from bluegreen.errors import Silent, bad_input
+from bluegreen.state import ABORT, COMMIT
 
 FORMAT = 1
 USER = "bluegreen"  # psql runs without privileges
 PATIENCE = 5.0  # seconds for one question
 CONNECT = 2  # seconds until the server must have answered the connection
 STATEMENT = 2000  # milliseconds for one statement
-COMMIT, ABORT = "COMMIT", "ABORT"
 LIBPQ = {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "target_session_attrs": "PGTARGETSESSIONATTRS"}
 
 URL = re.compile(

@@ -22,6 +22,8 @@ from bluegreen import files
 from bluegreen.config import Paths
 from bluegreen.errors import BluegreenError, Code
 
+COMMIT, ABORT = "COMMIT", "ABORT"  # what became of a deploy, by the register or a host's own commit point
+
 
 def now() -> str:
     """The time for people; no decision rests on it."""

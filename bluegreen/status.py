@@ -11,7 +11,7 @@ from bluegreen import deadman, images, maintenance, outdated, processes, release
 from bluegreen.config import COLOURS, SLOTS, other
 from bluegreen.context import Context
 from bluegreen.errors import Silent
-from bluegreen.state import Live, Pending
+from bluegreen.state import COMMIT, Live, Pending
 
 if TYPE_CHECKING:
     from bluegreen.register import Reply
@@ -72,11 +72,16 @@ def closed_drift(context: Context, pending: Pending | None) -> str:
     return maintenance.sentence(window) if window is not None and not pending else ""
 
 
+def held(context: Context) -> list[str]:
+    """The complete releases that the colours hold."""
+    names = {release.resolved(context.paths, colour) for colour in COLOURS}
+    return sorted(name for name in names if name and release.complete(context.paths, name))
+
+
 def image_drift(context: Context) -> list[str]:
     """The images of both colours whose bytes are not those of their manifests. Reads the whole files."""
     found = []
-    names = {release.resolved(context.paths, colour) for colour in COLOURS}
-    for name in sorted(name for name in names if name and release.complete(context.paths, name)):
+    for name in held(context):
         image = release.image_of(context.paths, name)
         manifest = images.manifest_of(context.paths, image)
         path = context.paths.images / f"{image}.squashfs"
@@ -90,8 +95,7 @@ def image_drift(context: Context) -> list[str]:
 def secrets_drift(context: Context) -> list[str]:
     """What the releases of both colours would lack when they start again."""
     found = []
-    names = {release.resolved(context.paths, colour) for colour in COLOURS}
-    for name in sorted(name for name in names if name and release.complete(context.paths, name)):
+    for name in held(context):
         if secrets.kept(context.paths.releases / name) and (gone := secrets.lost(context.paths, name, context.key)):
             found.append(
                 f"{name} cannot start again without {', '.join(gone)}: deploy its sha again, that restores them"
@@ -102,7 +106,7 @@ def secrets_drift(context: Context) -> list[str]:
 def register_drift(live: Live | None, reply: Reply, pending: Pending | None, known: dict[str, Any] | None) -> list[str]:
     """Where this host differs from what the fleet decided."""
     found = []
-    if live and reply.decision and reply.decision.decision != "COMMIT":
+    if live and reply.decision and reply.decision.decision != COMMIT:
         found.append(f"the register says ABORT of {live.sha[:12]}, which is confirmed here: a COMMIT was lost")
     if live and reply.latest and not pending and known is None and reply.latest.release != live.release:
         found.append(f"serves {live.sha[:12]}; the fleet's release is {reply.latest.sha[:12]}")

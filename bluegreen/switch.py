@@ -19,12 +19,11 @@ from bluegreen import deadman, maintenance, outdated, processes, release, route,
 from bluegreen.config import other
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError, Code, Silent, check_failed, refused
-from bluegreen.state import Deadline, Live, Pending, Record, now
+from bluegreen.state import ABORT, COMMIT, Deadline, Live, Pending, Record, now
 
 if TYPE_CHECKING:
     from bluegreen.register import Reply
 
-COMMIT, ABORT = "COMMIT", "ABORT"
 ASK_AGAIN = 3.0  # seconds
 
 

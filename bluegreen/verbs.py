@@ -34,7 +34,7 @@ from bluegreen import (
 from bluegreen.config import COLOURS, other
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError, Code, bad_input, check_failed, refused
-from bluegreen.state import Record, now
+from bluegreen.state import ABORT, COMMIT, Record, now
 
 Params = dict[str, Any]
 Answer = dict[str, Any]
@@ -437,7 +437,7 @@ VERBS: dict[str, Verb] = {
         "known": Param(list, [], "groups from before", data=True), "strict": Param(bool, False, "a log that cannot be read is an error"),
         "max_bytes": Param(int, 16 << 20, "of the log; these are 40,000 requests, read in less than a second")}, changes=False),
     "decide": Verb(decide, "write what becomes of a deploy, whoever is first, or learn it", {
-        "decision": Param(str, required=True, choices=("COMMIT", "ABORT")), "release": Param(str, ""), "why": Param(str, ""),
+        "decision": Param(str, required=True, choices=(COMMIT, ABORT)), "release": Param(str, ""), "why": Param(str, ""),
         "without": Param(list, [], "hosts that were left out", data=True)}),
     "confirm": Verb(lambda c, p: switch.confirm(c, p["release"]), "make a pending switch final", {"release": RELEASE}),
     "revert": Verb(revert, "go back to what was confirmed", {
