@@ -87,9 +87,7 @@ def wanted_links(context: Context, live: str, share: int, fallback: bool) -> dic
 
 def write_route(context: Context, live: str, share: int = 0, fallback: bool = False) -> str:
     """Make a route from the colours' releases, and follow it."""
-    generation = prepare_route(context, live, share, fallback)
-    route.use(context.paths, generation)
-    return generation
+    return route.write(context.paths, wanted_links(context, live, share, fallback))
 
 
 def stop_colour(context: Context, colour: str, ceiling: float) -> int:

@@ -12,18 +12,10 @@ from bluegreen.schema.facts import FORMAT, Finding, Footprint
 Ask = Callable[[str, str], str]  # alias of the database, SQL → what psql -At prints
 
 
-def confirmed(footprint: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
-    """What to keep of a release when it is confirmed: the answer of `footprint`, and what did not fit then already."""
-    known = {
-        alias: [list(one.key) for one in against(_read(data), ask(alias, catalog.QUERY))]
-        for alias, data in footprint["databases"].items()
-    }
-    return {"format": FORMAT, "databases": footprint["databases"], "known": known}
-
-
 def misfits(kept: Mapping[str, Any], ask: Ask) -> list[str]:
-    """Why the release cannot come back, a line each; nothing if it fits. kept: what `confirmed` gave.
+    """Why the release cannot come back, a line each; nothing if it fits.
 
+    kept: what `pending` or `run` of the runner gave; its `known` {alias: keys} did not fit then already.
     Raises BluegreenError (BAD_INPUT) if it is of another format.
     """
     if kept.get("format") != FORMAT:

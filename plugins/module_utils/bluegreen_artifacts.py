@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-APP = re.compile(r"[a-z][a-z0-9-]{0,30}")
 SHA = re.compile(r"[0-9a-f]{6,40}")
 STEM = re.compile(r"(?P<app>[a-z][a-z0-9-]{0,30})-(?P<sha>[0-9a-f]{40})-(?P<recipe>[0-9a-f]{8})")
 ENDINGS = (".cdx.json", ".json.sig", ".squashfs", ".json")

@@ -138,11 +138,6 @@ def resumed(results: Mapping[str, Any]) -> bool:
     return bool(found.get("finished") or found.get("undone"))
 
 
-def seconds_of(answer: Mapping[str, Any]) -> float:
-    """How long the host worked on a call."""
-    return float(answer.get("seconds") or 0.0)
-
-
 def session_of(results: Mapping[str, Any]) -> dict[str, str] | None:
     """The signed-in session that a smoke step made: secret."""
     for answer in results.values():
