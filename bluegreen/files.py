@@ -28,17 +28,22 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def fsync_file(path: str | Path) -> None:
+    """Make a file's content durable. Opened for reading only: a child that was forked must not write through it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def fsync_tree(root: Path) -> None:
     """Make every file and directory below `root` durable, children first."""
     for directory, _, names in os.walk(root, topdown=False):
         for name in names:
             path = os.path.join(directory, name)
             if not os.path.islink(path):
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                fsync_file(path)
         fsync_directory(Path(directory))
 
 

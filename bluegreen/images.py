@@ -348,7 +348,7 @@ def receive(
             why = why if copied == size else f"{min(copied, size + 1)} bytes instead of {size}"
             todo = "copy the artifact to the store again, or build it again"
             raise check_failed(f"what came is not the image of {manifest['artifact']}", why, todo)
-        found = inspect(temporary, place_of(paths, name), meanwhile=lambda: make_durable(temporary))
+        found = inspect(temporary, place_of(paths, name), meanwhile=lambda: files.fsync_file(temporary))
         os.rename(temporary, final)
     except OSError as problem:
         temporary.unlink(missing_ok=True)
@@ -358,15 +358,6 @@ def receive(
         raise
     files.fsync_directory(paths.images)
     return found
-
-
-def make_durable(path: Path) -> None:
-    """Wait until a file is on the disk. Opened for reading only: a child that was forked must not write through it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def from_inbox(paths: Paths, upload: str) -> Callable[[Keep], object]:
