@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,14 @@ def program(name: str) -> str:
     return found
 
 
+def installed(name: str) -> bool:
+    """Whether there is such a program."""
+    try:
+        return bool(program(name))
+    except Failure:
+        return False
+
+
 def run(
     command: Sequence[str | Path],
     *,
@@ -118,6 +127,15 @@ def run(
             f"cannot {what}: {last_line(done.stderr).removeprefix('Error: ') or f'exit status {done.returncode}'}"
         )
     return done.stdout.decode(errors="replace")
+
+
+def process_limits() -> dict[str, int]:
+    """Open files and processes for containers: no more than this process may hand on."""
+    limits = {}
+    for name, wanted, which in (("nofile", 65536, resource.RLIMIT_NOFILE), ("nproc", 16384, resource.RLIMIT_NPROC)):
+        hard = resource.getrlimit(which)[1]
+        limits[name] = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    return limits
 
 
 def last_line(output: bytes | str) -> str:

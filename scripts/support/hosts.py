@@ -13,7 +13,6 @@ import ipaddress
 import json
 import os
 import re
-import resource
 import socket
 import subprocess
 import tarfile
@@ -24,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.common import REPO, STATE, Failure, Progress, last_line, locked, program, run, write_atomic
+from support.common import REPO, STATE, Failure, Progress, last_line, locked, process_limits, program, run, write_atomic
 
 IMAGE = "localhost/bluegreen-host"
 SYSTEMS = ("trixie", "bookworm")
@@ -323,11 +322,7 @@ class Podman:
         program("runc")
         self.config = STATE / "containers.conf"
         STATE.mkdir(mode=0o700, exist_ok=True)
-        limits = {}
-        for name, wanted, which in (("nofile", 65536, resource.RLIMIT_NOFILE), ("nproc", 16384, resource.RLIMIT_NPROC)):
-            hard = resource.getrlimit(which)[1]
-            limits[name] = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        conf = containers_conf(limits)
+        conf = containers_conf(process_limits())
         if not self.config.exists() or self.config.read_text() != conf:
             write_atomic(self.config, conf)
         self.prefix = [*as_root(), "env", f"CONTAINERS_CONF={self.config}", podman]

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import resource
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from support.artifact.errors import InputError
 from support.artifact.settings import CODENAMES
-from support.common import Failure, last_line, locked, program, run
+from support.common import Failure, installed, last_line, locked, process_limits, program, run
 
 NAME = "localhost/bluegreen-build"
 # No libraries' headers: what an extension needs of the system, the hosts need too, so it goes in app_system_packages.
@@ -31,7 +30,7 @@ class Podman:
         self.env = dict(os.environ)
         if "CONTAINERS_CONF" not in self.env and not _configured():
             conf = scratch / "containers.conf"
-            conf.write_text(configuration(_limits(), runc=_has_runc()), encoding="utf-8")
+            conf.write_text(configuration(process_limits(), runc=installed("runc")), encoding="utf-8")
             self.env["CONTAINERS_CONF"] = str(conf)
 
     def __call__(self, *words: str, what: str, timeout: float = 60, stdin: bytes | None = None) -> str:
@@ -133,18 +132,3 @@ def _digest(words: list[str]) -> str:
 def _configured() -> bool:
     config = os.environ.get("XDG_CONFIG_HOME") or str(Path("~/.config").expanduser())
     return any(Path(folder, "containers/containers.conf").exists() for folder in (config, "/etc"))
-
-
-def _has_runc() -> bool:
-    try:
-        return bool(program("runc"))
-    except Failure:
-        return False
-
-
-def _limits() -> dict[str, int]:
-    limits = {}
-    for name, wanted, which in (("nofile", 65536, resource.RLIMIT_NOFILE), ("nproc", 16384, resource.RLIMIT_NPROC)):
-        hard = resource.getrlimit(which)[1]
-        limits[name] = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    return limits

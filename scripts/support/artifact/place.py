@@ -21,7 +21,7 @@ from typing import Protocol
 from support.artifact import image
 from support.artifact.errors import BuildError, InputError
 from support.artifact.settings import DEBIAN_OF_PYTHON
-from support.common import Failure, last_line, program
+from support.common import installed, last_line, program
 
 TOOLS = "/srv/.build"  # inside the place; scratch/.build outside
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
@@ -135,12 +135,12 @@ def enter(
     """Choose and set up the place; `where` is auto, direct or container."""
     place: Place
     if where == "auto":
-        where = choose(python, packages, podman=_has("podman"))
+        where = choose(python, packages, podman=installed("podman"))
     if where == "direct":
         _check_direct(python, packages)
         place = Direct(scratch, cache, python)
     else:
-        if not _has("podman"):
+        if not installed("podman"):
             needs = f"app_python {python} is {DEBIAN_OF_PYTHON[python]}'s, which this machine is not"
             raise InputError(f"{needs}: apt-get install podman, to build in a container, or build on such a machine")
         place = Container(scratch, cache, python, packages, note)
@@ -167,13 +167,6 @@ def _check_direct(python: str, packages: list[str]) -> None:
         )
     if shutil.which("mksquashfs") is None:
         raise InputError("mksquashfs is not installed: apt-get install squashfs-tools")
-
-
-def _has(name: str) -> bool:
-    try:
-        return bool(program(name))
-    except Failure:
-        return False
 
 
 class Runner:
