@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.util import find_spec
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from support.load.answers import Answer, Apart, Failed
@@ -108,14 +107,7 @@ class Load:
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped_early = False
-        self._tls = ssl.create_default_context()
-        # Test hosts have certificates of their own; what is measured here is availability, not identity.
-        self._tls.check_hostname = False
-        self._tls.verify_mode = ssl.CERT_NONE
-        self._tls2 = ssl.create_default_context()
-        self._tls2.check_hostname = False
-        self._tls2.verify_mode = ssl.CERT_NONE
-        self._tls2.set_alpn_protocols(["h2"])
+        self._tls, self._tls2 = unverified(), unverified("h2")
 
     def stop(self) -> None:
         """Ends the traffic: nothing new is sent, what is in flight is awaited. Callable from any thread."""
@@ -387,6 +379,19 @@ class Load:
         return headers, *in_pieces(body, shape.seconds)
 
 
+def unverified(*protocols: str) -> ssl.SSLContext:
+    """TLS with anybody: test hosts have certificates of their own, and what is measured is availability, not identity.
+
+    protocols: what is offered by ALPN.
+    """
+    found = ssl.create_default_context()
+    found.check_hostname = False
+    found.verify_mode = ssl.CERT_NONE
+    if protocols:
+        found.set_alpn_protocols(list(protocols))
+    return found
+
+
 def in_pieces(data: bytes, seconds: float) -> tuple[list[bytes], float]:
     """A body in the pieces in which it is sent, and the seconds between them."""
     size = max(1, math.ceil(len(data) / UPLOAD_PIECES))
@@ -438,9 +443,7 @@ class LoadThread:
     def __enter__(self) -> LoadThread:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._thread.is_alive():
             self.load.stop()
             self._thread.join(self.load.timeout + 10)
