@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from plugins.module_utils.bluegreen_inputs import show
+
 SHA = re.compile(r"[0-9a-f]{6,40}")
 STEM = re.compile(r"(?P<app>[a-z][a-z0-9-]{0,30})-(?P<sha>[0-9a-f]{40})-(?P<recipe>[0-9a-f]{8})")
 ENDINGS = (".cdx.json", ".json.sig", ".squashfs", ".json")
@@ -51,11 +53,11 @@ def check_sha(sha: object) -> str:
     if sha is None or sha == "":
         raise ArtifactError("sha is missing: name a commit by 6 to 40 hex characters, -e sha=<commit>")
     if not isinstance(sha, str):
-        raise ArtifactError(f"sha must be text, not {_show(sha)}: quote it, 6 to 40 hex characters")
+        raise ArtifactError(f"sha must be text, not {show(sha)}: quote it, 6 to 40 hex characters")
     lower = sha.lower()
     # fullmatch: "$" would let a trailing newline through; ASCII only, as lower() maps other letters onto a-f never.
     if not SHA.fullmatch(lower):
-        raise ArtifactError(f"sha {_show(sha)} is not a commit: {_why_not_sha(lower)}; give 6 to 40 hex characters")
+        raise ArtifactError(f"sha {show(sha)} is not a commit: {_why_not_sha(lower)}; give 6 to 40 hex characters")
     return lower
 
 
@@ -89,18 +91,18 @@ def verify_manifest(manifest: Mapping[str, Any], app: str, sha: object) -> None:
         raise ArtifactError("the manifest is not a JSON object: build the artifact again")
     if manifest.get("format") != FORMAT or isinstance(manifest.get("format"), bool):
         raise ArtifactError(
-            f"the manifest has format {_show(manifest.get('format'))}, this toolkit reads {FORMAT}: build it again"
+            f"the manifest has format {show(manifest.get('format'))}, this toolkit reads {FORMAT}: build it again"
         )
     if manifest.get("app") != app:
-        raise ArtifactError(f"the artifact belongs to {_show(manifest.get('app'))}, not to {app}")
+        raise ArtifactError(f"the artifact belongs to {show(manifest.get('app'))}, not to {app}")
     wanted = check_sha(sha)
     held = manifest.get("sha")
     if not isinstance(held, str) or not re.fullmatch(r"[0-9a-f]{40}", held) or not held.startswith(wanted):
-        raise ArtifactError(f"the artifact was built from {_show(held)}, not from {wanted}")
+        raise ArtifactError(f"the artifact was built from {show(held)}, not from {wanted}")
     name = manifest.get("artifact")
     stem = parse_stem(name) if isinstance(name, str) else None
     if stem is None or stem.name != name or (stem.app, stem.sha) != (app, held):
-        raise ArtifactError(f"the manifest names the artifact {_show(name)}, which is not of {app} at {held[:12]}")
+        raise ArtifactError(f"the manifest names the artifact {show(name)}, which is not of {app} at {held[:12]}")
     if not str(manifest.get("recipe_digest", "")).startswith(stem.recipe):
         raise ArtifactError(f"the manifest of {name} names another recipe: build it again")
     _verify_image(manifest.get("image"), stem.name)
@@ -141,7 +143,7 @@ def _held(entries: Iterable[Mapping[str, Any] | str]) -> dict[Stem, str]:
 def _named(held: Mapping[Stem, str], app: str, sha: object, artifact: object) -> str:
     stem = parse_stem(artifact) if isinstance(artifact, str) else None
     if stem is None:
-        raise ArtifactError(f"artifact {_show(artifact)} is not a name of the form {app}-<40 hex sha>-<8 hex recipe>")
+        raise ArtifactError(f"artifact {show(artifact)} is not a name of the form {app}-<40 hex sha>-<8 hex recipe>")
     if stem.app != app:
         raise ArtifactError(f"artifact {stem.name} belongs to {stem.app}, not to {app}")
     if sha not in (None, "") and not stem.sha.startswith(check_sha(sha)):
@@ -202,9 +204,3 @@ def _is_manifest(name: str) -> bool:
 
 def _and(names: list[str]) -> str:
     return " and ".join(names)
-
-
-def _show(value: object) -> str:
-    """A value for an error text: one line, printable, short."""
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."

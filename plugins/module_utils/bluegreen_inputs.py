@@ -46,11 +46,6 @@ def show(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def is_kind(value: object, kind: type) -> bool:
-    """Whether a value has a type; true is not a number."""
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-
-
 def config(values: Mapping[str, object]) -> dict[str, Any]:
     """What `configure` is given: the release's configuration, secrets included."""
     found = {key: plain(values.get(f"app_{key}")) for key in CONFIG_KEYS}
@@ -113,7 +108,7 @@ def check_seconds(name: str, value: object, default: float, ceiling: float = 360
     """A duration in seconds, given as number or text. Raises Refused."""
     if value is None or value == "":
         return default
-    text = str(value) if is_kind(value, int) or isinstance(value, (str, float)) else ""
+    text = str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text) or float(text) > ceiling:
         raise Refused(
             f"{name}={show(value)} is not a duration",
