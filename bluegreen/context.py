@@ -30,10 +30,12 @@ class Context:
 
     @cached_property
     def state(self) -> State:
+        """What this host knows of the application."""
         return State(self.paths)
 
     @cached_property
     def key(self) -> bytes:
+        """The application's key. Raises BluegreenError (NOT_PROVISIONED) where there is none."""
         return configuration.read_key(self.paths)
 
     @cached_property
@@ -49,6 +51,7 @@ class Context:
 
     @property
     def host(self) -> str:
+        """This host's name in the inventory; its own where provisioning wrote none."""
         return self.config.host or os.uname().nodename
 
     @property

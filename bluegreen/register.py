@@ -67,6 +67,7 @@ class Held:
     hosts: list[str]
 
     def public(self) -> dict[str, Any]:
+        """As `status` and refusals show it."""
         shown = dataclasses.asdict(self)
         del shown["cap_left"]
         return {**shown, "expires_in": round(shown.pop("left"))}

@@ -68,6 +68,7 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
+        """The moment so many seconds from now."""
         return cls(boot_id(), uptime() + seconds)
 
     def left(self) -> float:
@@ -113,6 +114,7 @@ class Pending:
 
     @property
     def deadline(self) -> Deadline:
+        """When it goes back by itself."""
         return Deadline(self.deadline_boot, self.deadline_at)
 
 
@@ -135,12 +137,15 @@ class Lease:
     generation: int = 0
 
     def left(self) -> float:
+        """Seconds until it expires unless renewed; 0.0 once it has."""
         return Deadline(self.boot, self.expires_at).left()
 
     def cap_left(self) -> float:
+        """Seconds until it ends in any case; infinite without a cap."""
         return Deadline(self.boot, self.cap_at).left() if self.cap_at else float("inf")
 
     def public(self) -> dict[str, Any]:
+        """As `status` and refusals show it."""
         return {
             "deploy_id": self.deploy_id,
             "holder": self.holder,
@@ -207,6 +212,7 @@ class State:
     # the unconfirmed switch
 
     def pending(self) -> Pending | None:
+        """The switch that is not confirmed yet, or None."""
         return _typed(Pending, self.directory / "pending.json")
 
     def set_pending(self, pending: Pending) -> None:
@@ -258,6 +264,7 @@ class State:
     # what became of releases
 
     def record(self, release: str) -> Record | None:
+        """What became of a release, or None if it was never on this host."""
         return _typed(Record, self.paths.records / f"{release}.json")
 
     def set_record(self, record: Record) -> None:

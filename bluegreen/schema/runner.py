@@ -364,6 +364,7 @@ class Session:
         self.invalid: list[list[str]] = []
 
     def ask(self, sql: str, *params: Any) -> list[Any]:
+        """The rows that a query gives."""
         with self.connection.cursor() as cursor:
             cursor.execute(sql, params or None)
             return list(cursor.fetchall())
@@ -449,6 +450,7 @@ class Session:
             )
 
     def invalid_indexes(self) -> list[list[str]]:
+        """[table, index] of what an interrupted CREATE INDEX CONCURRENTLY left."""
         return [list(row) for row in self.ask(catalog.INVALID)]
 
     def wait_for_long(self, step: Step) -> float:

@@ -284,6 +284,7 @@ def is_phase(task: Any) -> bool:
 
 
 def section_is_phase(section: Section | None) -> bool:
+    """Whether a section is a phase of a run, and not a role of another playbook."""
     return section is not None and section.phase
 
 

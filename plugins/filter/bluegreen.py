@@ -55,6 +55,7 @@ class FilterModule:
     """Ansible looks for this class."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
+        """Their names in templates."""
         return {
             "bluegreen_runs": runs,
             "bluegreen_hosts": hosts,

@@ -43,6 +43,7 @@ class FilterModule:
     """Ansible looks for this class."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
+        """Their names in templates."""
         return {
             "bluegreen_place": place,
             "bluegreen_scrape_groups": scrape_groups,

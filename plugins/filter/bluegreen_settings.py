@@ -311,6 +311,7 @@ def describe(value: object) -> str:
 
 
 def check_name(known: Mapping[str, Any]) -> Iterator[str]:
+    """app_name: units, users and directories are named after it."""
     name = known.get("app_name")
     if name is None:
         return
@@ -327,6 +328,7 @@ def check_name(known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_entry(known: Mapping[str, Any]) -> Iterator[str]:
+    """What gunicorn imports: one of app_wsgi and app_asgi, and the settings."""
     given = [name for name in ("app_wsgi", "app_asgi") if known.get(name)]
     if len(given) != 1:
         what = "are both set" if given else "are both unset"
@@ -340,6 +342,7 @@ def check_entry(known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_names_of_hosts(known: Mapping[str, Any]) -> Iterator[str]:
+    """The names and addresses under which visitors and proxies come."""
     names = [("app_domain", known.get("app_domain"))]
     names += [("app_domain_aliases", alias) for alias in known.get("app_domain_aliases", [])]
     for setting, name in names:
@@ -353,11 +356,13 @@ def check_names_of_hosts(known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_python(known: Mapping[str, Any]) -> Iterator[str]:
+    """app_python: one that a supported Debian ships."""
     if known.get("app_python") not in (None, "3.11", "3.13"):
         yield wrong("app_python", f'is {known["app_python"]!r}; it must be "3.13" (Debian 13) or "3.11" (Debian 12)')
 
 
 def check_paths(known: Mapping[str, Any]) -> Iterator[str]:
+    """Paths, URLs and what else nginx is given."""
     single = [(name, known[name]) for name in ("app_source_dir", "app_requirements", "app_media_dir") if name in known]
     several = [(name, path) for name in ("app_pythonpath", "app_writable_dirs") for path in known.get(name, [])]
     for name, path in [*single, *several, *(("app_files", path) for path in known.get("app_files", {}))]:
@@ -378,6 +383,7 @@ def check_paths(known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_tls(known: Mapping[str, Any]) -> Iterator[str]:
+    """A certificate and its key: both or neither."""
     pair = {name: known.get(name, "") for name in ("app_tls_certificate", "app_tls_key")}
     given = [name for name, path in pair.items() if path]
     if len(given) == 1:
@@ -391,6 +397,7 @@ def check_tls(known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_environment(known: Mapping[str, Any]) -> Iterator[str]:
+    """What the application finds in its environment, and its files."""
     for setting in ("app_env", "app_build_env", "app_secrets"):
         for name, value in known.get(setting, {}).items():
             if not isinstance(name, str) or not VARIABLE.fullmatch(name):
@@ -408,6 +415,7 @@ def check_environment(known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_secret(name: str, value: object) -> Iterator[str]:
+    """One of app_secrets; its value is never shown."""
     given = value
     if isinstance(value, Mapping):
         given = value.get("value")
@@ -421,6 +429,7 @@ def check_secret(name: str, value: object) -> Iterator[str]:
 
 
 def check_processes(known: Mapping[str, Any]) -> Iterator[str]:
+    """Background processes: their names, and that each has a command."""
     for name, process in known.get("app_processes", {}).items():
         if not isinstance(name, str) or not PROCESS.fullmatch(name):
             yield wrong(
@@ -437,6 +446,7 @@ def check_processes(known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_process(name: str, process: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of one background process."""
     for key, value in process.items():
         if key not in PROCESS_KEYS:
             yield wrong("app_processes", f"{name} has an unknown key {key!r}; known are {', '.join(PROCESS_KEYS)}")
@@ -449,6 +459,7 @@ def check_process(name: str, process: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_checks(known: Mapping[str, Any]) -> Iterator[str]:
+    """Requests for warming and smoke; the host tool knows the rest of their keys."""
     for setting in ("app_warm", "app_smoke"):
         for number, check in enumerate(known.get(setting, []), 1):
             if not isinstance(check, Mapping) or not str(check.get("path", "")).startswith("/"):
@@ -456,6 +467,7 @@ def check_checks(known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_judging(known: Mapping[str, Any]) -> Iterator[str]:
+    """Shares of a canary, and the limits that a release is judged by."""
     steps = known.get("rollout_canary_steps", [])
     strange = [step for step in steps if not is_of(step, int) or int(step) != nearest_share(int(step))]
     if strange:
@@ -481,6 +493,7 @@ def check_judging(known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_group(number: int, group: object) -> Iterator[str]:
+    """One of judge_groups."""
     paths = group.get("paths") if isinstance(group, Mapping) else None
     if (
         not isinstance(group, Mapping)
@@ -501,6 +514,7 @@ def check_group(number: int, group: object) -> Iterator[str]:
 
 
 def check_kpis(known: Mapping[str, Any]) -> Iterator[str]:
+    """KPIs, and the Prometheus that is asked for them."""
     kpis, url = known.get("judge_kpis", []), known.get("judge_prometheus_url", "")
     found = SOURCE.fullmatch(url)
     if url and (found is None or not 0 < int(found["port"] or 80) < 65536):
@@ -550,6 +564,7 @@ def kpi_problem(kpi: object) -> str:
 
 
 def check_targets(known: Mapping[str, Any]) -> Iterator[str]:
+    """What the Prometheus of the group monitoring scrapes."""
     for number, target in enumerate(known.get("monitoring_targets", []), 1):
         if problem := target_problem(target):
             yield wrong("monitoring_targets", f"entry {number} {problem}")
@@ -577,6 +592,7 @@ def target_problem(target: object) -> str:
 
 
 def check_accounts(known: Mapping[str, Any]) -> Iterator[str]:
+    """Who provisions and deploys, and the keys of the second."""
     for name in ("provision_user", "deploy_user"):
         if name in known and not ACCOUNT.fullmatch(known[name]):
             yield wrong(name, f"is {known[name]!r}; it must be the name of an account")
@@ -588,6 +604,7 @@ def check_accounts(known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_artifacts(known: Mapping[str, Any]) -> Iterator[str]:
+    """The store, who fetches from it, and who must have signed."""
     store, web = known.get("artifact_store", ""), artifacts.is_url(known.get("artifact_store", ""))
     if web and (problem := artifacts.url_problem(store)):
         # never the value: a password may stand in it
@@ -607,6 +624,7 @@ def check_artifacts(known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_register(known: Mapping[str, Any]) -> Iterator[str]:
+    """The register's URL, and that no other database has its name."""
     url = known.get("bluegreen_database_url")
     problem = url_problem(url) if url else ""
     if problem:
@@ -621,6 +639,7 @@ def check_register(known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_lease(known: Mapping[str, Any]) -> Iterator[str]:
+    """Both limits of the lease, which must fit each other."""
     ttl, cap = known.get("rollout_lease_ttl"), known.get("rollout_lease_cap")
     if ttl is not None and cap is not None and int(cap) < int(ttl):
         yield wrong("rollout_lease_cap", f"is {cap}; it must not be less than rollout_lease_ttl ({ttl})")
@@ -767,6 +786,7 @@ class FilterModule:
     """Ansible looks for this class."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
+        """Their names in templates."""
         return {
             "bluegreen_settings_problems": settings_problems,
             "bluegreen_is_address": is_address,

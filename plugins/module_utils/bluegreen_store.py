@@ -272,6 +272,7 @@ def assets(rows: list[Any]) -> dict[str, Link]:
 
 
 def read_json(content: bytes, what: str) -> Any:
+    """What JSON says. Raises ArtifactError that names `what`."""
     try:
         return json.loads(content)
     except ValueError as error:

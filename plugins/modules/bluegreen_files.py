@@ -92,6 +92,7 @@ def differs(module: Any, path: Path, entry: dict[str, Any], diff: dict[str, Any]
 
 
 def make_directory(module: Any, path: Path, entry: dict[str, Any], diff: dict[str, Any]) -> bool:
+    """Make a directory and those above it that are missing. Returns whether anything was changed."""
     path = path.resolve()
     new = list(missing(path))
     if new:
@@ -107,6 +108,7 @@ def make_directory(module: Any, path: Path, entry: dict[str, Any], diff: dict[st
 
 
 def write_file(module: Any, path: Path, entry: dict[str, Any], diff: dict[str, Any]) -> bool:
+    """Give a file its content, owner and mode. Returns whether anything was changed."""
     if path.is_dir():
         module.fail_json(msg=f"{path} is a directory, and has to be a file: move it away")
     if entry["content"] is None and path.exists():
@@ -143,6 +145,7 @@ def replace(module: Any, path: Path, content: bytes, entry: dict[str, Any]) -> N
 
 
 def remove(module: Any, path: Path, _: dict[str, Any], diff: dict[str, Any]) -> bool:
+    """Remove a file or link. Returns whether it was there."""
     if not (path.exists() or path.is_symlink()):
         return False
     diff.update(before={"state": "file"}, after={"state": "absent"})
@@ -155,6 +158,7 @@ DO = {"file": write_file, "directory": make_directory, "absent": remove}
 
 
 def main() -> None:
+    """The module: each path in turn, and one answer for all."""
     spec = {"files": {"type": "list", "elements": "dict", "required": True, "options": OPTIONS}}
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     changed, diffs = [], []

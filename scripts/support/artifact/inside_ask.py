@@ -8,6 +8,7 @@ from pathlib import Path
 
 
 def machine() -> dict[str, str]:
+    """What an artifact that is built here needs of a host."""
     release = platform.freedesktop_os_release()
     return {
         "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
@@ -18,6 +19,7 @@ def machine() -> dict[str, str]:
 
 
 def static() -> dict[str, str]:
+    """Where the settings collect static files, and the URL under which pages name them."""
     from django.conf import settings  # type: ignore[import-not-found,unused-ignore]
 
     return {"root": str(settings.STATIC_ROOT or ""), "url": str(settings.STATIC_URL or "")}

@@ -15,6 +15,7 @@ SHARES = 4
 
 
 def modules(trees: list[str]) -> list[str]:
+    """Every module below the trees, in an order that is always the same."""
     found = []
     for tree in trees:
         for folder, folders, files in os.walk(tree):
@@ -30,6 +31,7 @@ def compile_share(paths: list[str]) -> int:
 
 
 def main(arguments: list[str]) -> int:
+    """`all FILE TREE…`: start the shares and write how many files failed; `N TREE…`: do share N. The exit status."""
     share = arguments[0]
     if share != "all":
         print(compile_share(modules(arguments[1:])[int(share) :: SHARES]))

@@ -34,6 +34,8 @@ class Line:
 
 
 class Pin(NamedTuple):
+    """A package's normalised name, and the one version that the project wants."""
+
     name: str
     version: str
 
