@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -124,13 +125,9 @@ class Catalog:
             return self.tables.get(name.replace('"."', "."))
         return self._visible.get(name.strip('"')) or self.tables.get(name)
 
-    @property
+    @functools.cached_property
     def _visible(self) -> Mapping[str, Table]:
-        known: dict[str, Table] | None = self.__dict__.get("_names")
-        if known is None:
-            known = {table.name.split(".", 1)[1]: table for table in self.tables.values() if table.visible}
-            self.__dict__["_names"] = known
-        return known
+        return {table.name.split(".", 1)[1]: table for table in self.tables.values() if table.visible}
 
 
 @dataclasses.dataclass(frozen=True)
