@@ -24,10 +24,7 @@ PHASES = (
     "canary", "switch", "watch", "confirm", "revert", "migrate_late_ready", "migrate_late", "undo", "restore",
     "maintenance_end_fits", "maintenance_end", "settle",
 )  # fmt: skip
-TITLES = {
-    "plan_migrations": "Plan migrations",
-    "plan_undo": "Plan undo",
-    "undo_first": "Undo first",
+TITLES = {  # where it is not the phase's own name
     "undo": "Undo migrations",
     "maintenance": "Maintenance page",
     "maintenance_end_fits": "Serve again",
@@ -56,6 +53,11 @@ ROUNDS = 60  # a long watch has longer rounds instead of more
 WINDOW = 300.0  # seconds before a switch that a watch is compared with, at most
 WATCHED = ("canary", "watch")  # phases that go on in rounds
 ASKED = {phase: f"__{phase}_kpis" for phase in WATCHED}  # the variables in which the roles register KPIs
+
+
+def title(phase: str) -> str:
+    """A phase as people read it: Canary, Plan migrations."""
+    return TITLES.get(phase) or (phase[:1].upper() + phase[1:]).replace("_", " ")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
+from plugins.module_utils.bluegreen_fleet import title
 from plugins.module_utils.bluegreen_text import GOOD
 
 SIDES = ("live", "new")  # from the bottom of a stack to its top
@@ -367,11 +368,6 @@ def joined(report: Report, value_of: Callable[[Round], float | None]) -> list[li
 
 
 # --- words --------------------------------------------------------------------------------------------------------
-
-
-def title(phase: str) -> str:
-    """A phase's name as it is shown."""
-    return (phase[:1].upper() + phase[1:]).replace("_", " ")
 
 
 def esc(value: object) -> str:

@@ -417,8 +417,7 @@ def failure(fleet: Fleet, end: str) -> dict[str, str]:
     first = found[0]
     same = [problem for problem in found if (problem.phase, problem.what) == (first.phase, first.what)]
     hosts = listed([problem.host for problem in same if problem.host])
-    title = fleets.TITLES.get(first.phase, first.phase.capitalize())
-    what = f"{title}: {f'{hosts}: ' if hosts else ''}{first.what}"
+    what = f"{fleets.title(first.phase)}: {f'{hosts}: ' if hosts else ''}{first.what}"
     return {
         "what": f"{what} · {aftermath(fleet, end)}",
         "why": first.why or other_reason(found),

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from plugins.module_utils.bluegreen_fleet import PHASES, TITLES
+from plugins.module_utils.bluegreen_fleet import PHASES, title
 
 CALLS = ("bluegreen", "bluegreen_inputs", "bluegreen_outcome")
 ENDED = ("runner_on_ok", "runner_on_failed", "runner_on_unreachable")
@@ -117,11 +117,6 @@ class Record:
         if self.error:
             return {"what": "Ansible ended early", "why": self.error, "next": "correct it, then the same again"}
         return None
-
-
-def title(phase: str) -> str:
-    """A phase as people read it."""
-    return TITLES.get(phase, phase.capitalize())
 
 
 def first_line(text: str) -> str:

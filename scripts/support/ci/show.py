@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from support.ci.record import Record, Trouble, title
+from plugins.module_utils.bluegreen_fleet import title
+from support.ci.record import Record, Trouble
 
 MOST_ERRORS = 9  # GitHub shows ten annotations of a step; the last one says how it ended
 COMMAND = re.compile(r"(?m)^(\s*):(?=:)|##(?=\[)")
