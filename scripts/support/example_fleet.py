@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from support.common import REPO, STATE, Failure, program, run, write_atomic
+from support.hosts import ssh_command
 
 APP = "orders"
 DOMAIN = "orders.example.org"
@@ -191,16 +192,9 @@ class Fleet:
     def probe_token(self) -> str:
         """The token with which answers name their release; a secret of the hosts."""
         if not self._probe:
-            command = [*self._ssh(self.app_servers[0]), "bluegreen", "tokens", "--app", APP]
+            command = ssh_command(self.app_servers[0].address, "bluegreen", "tokens", "--app", APP)
             self._probe = str(json.loads(run(command, what="ask for the probe token", timeout=60))["probe"])
         return self._probe
-
-    def _ssh(self, node: Node) -> list[str]:
-        options = ["BatchMode=yes", "IdentitiesOnly=yes", f'UserKnownHostsFile="{STATE / "known_hosts"}"']
-        words = [program("ssh"), "-i", str(self.ssh_key)]
-        for option in options:
-            words += ["-o", option]
-        return [*words, f"root@{node.address}"]
 
     def serving(self) -> dict[str, str]:
         """Which release answers at each URL ("" if none says so)."""
