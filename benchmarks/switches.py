@@ -12,9 +12,9 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,14 +47,30 @@ DELAYS = (0.0, 10.0)  # milliseconds of round trip that are added
 CERTIFICATE, KEY = "/etc/ssl/bluegreen-switches.pem", "/etc/ssl/private/bluegreen-switches.key"
 
 QUOTE = '{"product": "sidamo", "quantity": 2}'
+# Without a pool, slow machines soon need more connections than PostgreSQL has: see docs/settings.md, ASGI.
+POOLED = """\
+from shop.settings import *  # noqa: F403
+from shop.settings import DATABASES
+
+DATABASES["default"] |= {"CONN_MAX_AGE": 0, "OPTIONS": {"pool": {"min_size": 1, "max_size": 10}}}
+"""
 SETTINGS: dict[str, dict[str, object]] = {
     "wsgi": {"app_threads": 16},  # with fewer, slow answers alone keep all of them busy
     "sync": {"app_workers": 12, "app_threads": 1},
     "asgi": {
         "app_wsgi": "",
         "app_asgi": "shop.asgi:application",
-        "app_extra_requirements": ["gunicorn>=23,<28", "uvicorn>=0.34,<1", "uvicorn-worker>=0.3,<1", "websockets>=13"],
+        "app_extra_requirements": [
+            "gunicorn>=23,<28",
+            "uvicorn>=0.34,<1",
+            "uvicorn-worker>=0.3,<1",
+            "websockets>=13",
+            "psycopg-pool>=3.2,<4",
+        ],
     },
+}
+ON_HOSTS: dict[str, dict[str, object]] = {  # what an artifact is not built with
+    "asgi": {"app_settings_module": "pooled_settings", "app_files": {"pooled_settings.py": POOLED}},
 }
 
 
@@ -287,6 +303,8 @@ class Stage(Rig):
         for release in (OLD, NEW):
             self.progress(f"build {release}")
             self.must(self.fleet.build(release), f"build {release}", 1800)
+        place = self.fleet.directory / "group_vars" / "app_servers" / "zzz-hosts.yml"
+        place.write_text(f"---\n{json.dumps(ON_HOSTS.get(self.server, {}))}\n")
         self.progress(f"make and provision {len(self.fleet.nodes)} hosts")
         self.must(self.fleet.hosts("down"), "remove old hosts")
         self.must(self.fleet.hosts("up"), "make hosts", 1800)
@@ -336,6 +354,15 @@ class Stage(Rig):
             probe_token=self.token,
             delay=delay,
         )
+
+    @contextmanager
+    def told(self, load: Load) -> Iterator[None]:
+        """Tell what has failed, also where a series is broken off and has no results."""
+        try:
+            yield
+        finally:
+            for failure in load.tally.failures:
+                self.progress(f"failed: {json.dumps(failure)}")
 
     def call(self, host: str, message: Mapping[str, Any]) -> dict[str, Any]:
         """One batch of the host tool, as a controller calls it. Raises Failure."""
@@ -391,7 +418,7 @@ def switches(stage: Stage, count: int, delay: float) -> Series:
     """So many switches in a row between two warm releases, under traffic."""
     load = stage.clients(delay)
     changes = []
-    with LoadThread(load) as thread:
+    with stage.told(load), LoadThread(load) as thread:
         time.sleep(BEFORE)
         for number in range(1, count + 1):
             started, done, old, new = stage.switch()
@@ -420,7 +447,7 @@ def playbooks(stage: Stage, count: int, delay: float) -> Series:
     """So many whole deploys, each followed by a rollback, under traffic. Each deploy starts new processes."""
     stage.given(OLD)
     load = stage.clients(delay)
-    with LoadThread(load) as thread:
+    with stage.told(load), LoadThread(load) as thread:
         time.sleep(BEFORE)
         for number in range(1, count + 1):
             stage.must(stage.deploy_command(NEW), f"deploy {number}")
@@ -437,7 +464,7 @@ def playbooks(stage: Stage, count: int, delay: float) -> Series:
 def provisions(stage: Stage, count: int, delay: float) -> Series:
     """So many times provision.yml with a new certificate and another setting, so that nginx loads its configuration."""
     load = stage.clients(delay)
-    with LoadThread(load) as thread:
+    with stage.told(load), LoadThread(load) as thread:
         time.sleep(BEFORE)
         for number in range(1, count + 1):
             stage.renew()
