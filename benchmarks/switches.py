@@ -374,6 +374,17 @@ class Stage(Rig):
             raise Failure(f"{host}: {json.dumps(answer.get('error') or 'the host tool gave no answer')}")
         return answer
 
+    def taken(self, name: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        """The lease. Where a busy register was not told that the last one had ended, it expires. Raises Failure."""
+        until = time.monotonic() + 2 * TTL
+        while True:
+            try:
+                return self.call(name, message)
+            except Failure:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(1)
+
     def together(self, work: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
         """The same on all app servers at once; ends when all have ended."""
         with ThreadPoolExecutor(len(self.hosts)) as pool:
@@ -389,7 +400,7 @@ class Stage(Rig):
         deploy = f"20260101t000000-{uuid.uuid4().hex[:6]}"
         call: dict[str, Any] = {"deploy_id": deploy, "holder": "switches", "fence": None}
         take = {"verb": "lease", "action": "take", "ttl": TTL, "what": "switches", "brief": True}
-        call["fence"] = fence(self.together(lambda name: self.call(name, call | {"steps": [take]})))
+        call["fence"] = fence(self.together(lambda name: self.taken(name, call | {"steps": [take]})))
 
         def route(name: str) -> dict[str, Any]:
             step = {"verb": "route", "release": new[name], "share": 100, "ttl": TTL, "kind": "deploy", "fresh": True}
