@@ -25,6 +25,7 @@ WORK = REPO / ".cache" / "test"
 STORE = WORK / "artifacts"
 # Of two artifacts of one commit a deploy takes the newest: those for another Python have a store of their own.
 OTHER_STORE = WORK / "artifacts-other-python"
+DIARY_STORE = WORK / "artifacts-diary"
 KNOWN = WORK / "releases.json"
 INVENTORIES = REPO / "molecule" / "shared" / "inventories"
 
@@ -103,14 +104,21 @@ ADDED: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Release:
-    """One artifact: `settings` is the inventory whose app.yml builds it, `python` replaces its app_python."""
+    """One artifact of a commit of the example `app`.
+
+    settings: the inventory whose app.yml builds it · python: in place of its app_python · more: others, as for --set
+    """
 
     app: str
     rev: str
     settings: str
     python: str
     store: Path = STORE
+    more: tuple[str, ...] = ()
 
+
+# The notes under another name, able to talk to PostgreSQL.
+DIARY = ("app_name=diary", 'app_extra_requirements=["gunicorn>=23,<28", "psycopg[binary]>=3.2,<4"]')
 
 RELEASES = {
     **{name: Release("orders", name, "fleet", "3.13") for name in ("r1", "r2", "r3", "r4", "r5", "r6")},
@@ -118,6 +126,7 @@ RELEASES = {
     **{name: Release("notes", name, "vm", "3.11") for name in ("n1", "n2", "n3")},
     # The second application beside the first, on Debian 13 hosts.
     **{f"{name}_313": Release("notes", name, "vm", "3.13", OTHER_STORE) for name in ("n1", "n2")},
+    **{name: Release("notes", name.replace("d", "n"), "vm", "3.11", DIARY_STORE, DIARY) for name in ("d1", "d2")},
     # A column is replaced by another one.
     **{name: Release("orders", name, "fleet", "3.13") for name in ("r7", "r8", "r9", "r10", "r11", "r12")},
     **{name: Release("orders", name, "fleet", "3.13") for name in ("s8", "s9", "s10")},  # by shadow table and swap
@@ -155,6 +164,8 @@ def make_repository(app: str) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     for path in (path for store in (STORE, OTHER_STORE) for path in store.glob(f"{app}-*")):
         path.unlink()
+    if app == "notes":
+        shutil.rmtree(DIARY_STORE, ignore_errors=True)
     KNOWN.write_text(json.dumps({name: item for name, item in known().items() if RELEASES[name].app != app}, indent=2))
     run(REPO / "scripts" / "example-repo", target, "--app", app)
     if app == "orders":
@@ -193,7 +204,8 @@ def build(name: str) -> dict[str, str]:
     answer = run(
         REPO / "scripts" / "build-artifact",
         *("--settings", settings, "--source", WORK / release.app, "--rev", release.rev, "--store", release.store),
-        *("--set", f"app_python={release.python}", "--format", "json"),
+        *(word for text in (f"app_python={release.python}", *release.more) for word in ("--set", text)),
+        *("--format", "json"),
     )
     found = json.loads(answer)
     return {"sha": found["sha"], "stem": found["artifact"]}

@@ -9,18 +9,26 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import secrets
 import shlex
+import signal
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from artifacts import DIARY_STORE
+from marks import expect_silence, found_in, found_on
 from promises import LOGS, REPO, Deployment, Ran, until
+
+from support.ci import cancel
+from support.ci.record import Record
 
 LOUD = ("-vvv", "--diff")
 ODD = "MARK 1\nMARK \"2\" 'x' $HOME `id` $(id) \\ \\n %s {{ x }} ü € MARK\n\n"
@@ -40,20 +48,11 @@ open({WATCH!r}, "wb").write(b"\\n".join(seen))
 """
 
 
-def forms(mark: str) -> list[str]:
-    """How a mark looks where it was written: as it is, in hexadecimal, and within any text in base64."""
-    found = [mark, mark.encode().hex()]
-    for before in range(3):
-        coded = base64.b64encode(b"\0" * before + mark.encode()).decode()
-        found.append(coded[4 if before else 0 : -4])
-    return found
-
-
 class Marked:
     """The notes with marked secrets in a vault, and everything that was printed about them."""
 
-    def __init__(self, vm: Deployment, directory: Path, **settings: Any) -> None:
-        self.mark = f"mark{secrets.token_hex(12)}"
+    def __init__(self, vm: Deployment, directory: Path, mark: str = "", **settings: Any) -> None:
+        self.mark = mark or f"mark{secrets.token_hex(12)}"
         self.password = directory / "vault-password"
         self.password.write_text(secrets.token_hex(16))
         self.reports = directory / "reports"
@@ -66,22 +65,21 @@ class Marked:
             "headers": {"X-Marked": "{{ vault_marked_header }}"},
             "contains": "far",
         }
-        self.deployment = vm.variant(
-            directory,
-            app_secrets={
+        usual: dict[str, Any] = {
+            "app_secrets": {
                 "NOTES_SECRET": {"value": "{{ vault_marked_file }}", "as": "file"},
                 "NOTES_SMOKE_PASSWORD": "{{ vault_notes_smoke_password }}",
                 "ODD": "{{ vault_marked_odd }}",
                 "ADDRESS": "postgres://notes:{{ vault_marked_password }}@192.0.2.31/notes",
             },
-            app_smoke=[marked],
-            app_writable_dirs=["media", "marked"],  # no release of another scenario has the same settings
-            database_password="{{ vault_marked_password }}",
-            cache_password="{{ vault_marked_password }}",
-            artifact_token="{{ vault_marked_token }}",
-            judge_prometheus_token="{{ vault_marked_token }}",
-            **settings,
-        )
+            "app_smoke": [marked],
+            "app_writable_dirs": ["media", "marked"],  # no release of another scenario has the same settings
+            "database_password": "{{ vault_marked_password }}",
+            "cache_password": "{{ vault_marked_password }}",
+            "artifact_token": "{{ vault_marked_token }}",
+            "judge_prometheus_token": "{{ vault_marked_token }}",
+        }
+        self.deployment = vm.variant(directory, **(usual | settings))
         self.values = {
             "file": f"-----BEGIN {self.mark}-----\n{ODD}-----END-----",
             "odd": ODD,
@@ -113,11 +111,31 @@ class Marked:
         self.expect_silence(ran.output)
         return ran
 
+    def fails(self, phase: str, sha: str, extra: dict[str, Any], **more: Any) -> Ran:
+        """A deploy with all that it can say, that has to fail in this phase."""
+        ran = self.run("deploy.yml", "-e", json.dumps(extra), good=False, sha=sha, retry_bad=True, **more)
+        report = json.loads((self.reports / "report.json").read_text())
+        failed = [one["name"] for one in report["phases"] if "fail" in one["hosts"].values()]
+        failed += [one["phase"] for one in report["problems"]]
+        assert phase in failed, f"{failed}\n{ran.tail()}"
+        return ran
+
+    @contextlib.contextmanager
+    def switched(self, vm: Deployment, sha: str, **extra: Any) -> Iterator[tuple[subprocess.Popen[bytes], Any]]:
+        """A deploy with all that it can say, in its watch: its process, and what the host has pending."""
+        words = (*LOUD, "--vault-password-file", str(self.password))
+        more = {"watch": 300, "retry_bad": True, **extra}
+        process = self.deployment.start("deploy.yml", *words, sha=sha, **more)
+        try:
+            yield process, until(lambda: vm.status()["vm1"]["pending"], "the switch", 120)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
     def expect_silence(self, text: str) -> None:
-        """No form of the mark stands in a text; what is shown is the line with the mark taken out."""
-        for form in forms(self.mark):
-            lines = [line.replace(form, "<HERE>")[:300] for line in text.splitlines() if form in line]
-            assert not lines, "\n".join(lines[:5])
+        """No form of the mark stands in a text."""
+        expect_silence(text, self.mark)
 
 
 @pytest.fixture(scope="module")
@@ -226,39 +244,130 @@ raise RuntimeError(os.environ["ODD"] + os.environ["ADDRESS"])
 """
 WRONG = {"name": "marked", "path": "/nowhere", "headers": {"X-Marked": "{{ vault_marked_header }}"}}
 NOWHERE = {"NOTES_DATABASE": "/nowhere/notes.sqlite3", "NOTES_HOSTS": "notes.example.org"}
+# Of Django at the socket, where it passes; nginx serves it to visitors.
+FRONT_ONLY = WRONG | {"path": "/assets/journal/notes.css", "expect": 404}
 FAILURES: dict[str, tuple[str, dict[str, Any]]] = {
-    "settings": ("n2", {"app_workers": "many"}),
     "preflight": ("n2", {"rollout_min_free_mb": 90_000_000}),
-    "stage, by a release that prints its secrets": (
-        "n2",
-        {"app_settings_module": "leaky", "app_files": {"leaky.py": LEAKY}},
-    ),
-    "migrations": ("n2", {"app_env": NOWHERE}),
+    "stage": ("n2", {"app_settings_module": "leaky", "app_files": {"leaky.py": LEAKY}}),  # it prints its secrets
+    "plan_migrations": ("n2", {"app_env": NOWHERE}),
     "start": ("n3", {"rollout_start_timeout": 20}),
     "smoke": ("n2", {"app_smoke": [WRONG], "rollout_smoke_timeout": 5}),
+    "switch": ("n2", {"app_smoke": [FRONT_ONLY], "rollout_smoke_timeout": 5}),
 }
+
+
+def test_settings_that_are_wrong_say_nothing(vm: Deployment, marked: Marked) -> None:
+    before = vm.snapshot()
+    marked.run("deploy.yml", "-e", json.dumps({"app_workers": "many"}), good=False, sha=vm.sha("n2"))
+    assert vm.snapshot() == before
 
 
 @pytest.mark.parametrize("phase", FAILURES)
 def test_a_failure_says_nothing(vm: Deployment, marked: Marked, phase: str) -> None:
     before = live(vm)
     release, extra = FAILURES[phase]
-    marked.run("deploy.yml", "-e", json.dumps(extra), good=False, sha=vm.sha(release), watch=1, retry_bad=True)
+    marked.fails(phase, vm.sha(release), extra, watch=1)
     assert live(vm) == before
+
+
+class Echo(BaseHTTPRequestHandler):
+    """A Prometheus that is down and says so with the token that it was given."""
+
+    def do_POST(self) -> None:
+        body = json.dumps({"status": "error", "error": f"not with {self.headers['Authorization']}"}).encode()
+        self.send_response(503)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+def test_a_canary_that_is_refused_says_nothing_also_if_its_source_repeats_the_token(
+    vm: Deployment, marked: Marked
+) -> None:
+    before = live(vm)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as source:
+        threading.Thread(target=source.serve_forever, daemon=True).start()
+        kpi = {"name": "orders", "query": "orders", "min": 1}
+        extra = {"judge_kpis": [kpi], "judge_prometheus_url": f"http://127.0.0.1:{source.server_port}"}
+        ran = marked.fails("canary", vm.sha("n2"), extra, canary=5, watch=5)
+        source.shutdown()
+    assert "HTTP status 503: not with Bearer ***" in ran.output, ran.tail()
+    assert live(vm) == before
+
+
+@contextlib.contextmanager
+def held(vm: Deployment, name: str) -> Iterator[None]:
+    """A file of the host's state that nobody can replace while the block runs: something is mounted on it."""
+    place = f"/var/lib/bluegreen/notes/{name}"
+    vm.on("vm1", f"mount --bind {place} {place}")
+    try:
+        yield
+    finally:
+        vm.on("vm1", f"umount {place}")
 
 
 def test_a_failure_in_the_watch_says_nothing(vm: Deployment, marked: Marked) -> None:
     before = live(vm)
-    words = (*LOUD, "--vault-password-file", str(marked.password))
-    process = marked.deployment.start("deploy.yml", *words, sha=vm.sha("n2"), watch=300, retry_bad=True)
-    try:
-        pending = until(lambda: vm.status()["vm1"]["pending"], "the switch", 120)
+    with marked.switched(vm, vm.sha("n2")) as (process, pending):
         vm.on("vm1", f"systemctl stop notes@{pending['colour']}")
         assert process.wait(120) != 0
-    finally:
-        if process.poll() is None:
-            process.kill()
     until(lambda: live(vm) == before and not vm.status()["vm1"]["pending"], "the release before serves", 90)
+
+
+def test_a_switch_that_cannot_be_confirmed_says_nothing(vm: Deployment, marked: Marked) -> None:
+    before = live(vm)
+    with held(vm, "active.json"):
+        marked.fails("confirm", vm.sha("n2"), {}, watch=0)
+    assert (live(vm), vm.status()["vm1"]["pending"]) == (before, None)
+
+
+def test_a_way_back_that_fails_says_nothing_and_the_hosts_own_timer_finishes_it(vm: Deployment, marked: Marked) -> None:
+    before = live(vm)
+    with marked.switched(vm, vm.sha("n2"), rollout_ttl=15, report=marked.reports) as (process, _):
+        with held(vm, "pending.json"):
+            assert process.wait(120) != 0
+        report = json.loads((marked.reports / "report.json").read_text())
+        assert "revert" in [one["name"] for one in report["phases"] if "fail" in one["hosts"].values()], report
+    until(lambda: live(vm) == before and not vm.status()["vm1"]["pending"], "the release before serves", 90)
+
+
+def test_the_way_back_of_a_run_that_was_cancelled_says_nothing(vm: Deployment, marked: Marked, tmp_path: Path) -> None:
+    """What scripts/deploy does once it has ended a run in its watch."""
+    before = live(vm)
+    with marked.switched(vm, vm.sha("n2")) as (process, pending):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        lease = {"lease": vm.status()["vm1"]["lease"], "fence": int(vm.on("vm1", "cat /var/lib/bluegreen/notes/fence"))}
+        told = {"verb": "deploy", "app": "notes", "deploy_id": pending["deploy_id"], "sha": vm.sha("n2")}
+        answers = {"preflight": {"results": {"lease": lease}}, "switch": {"results": {"route": {}}}}
+        record = Record(
+            inputs=told | {"hosts": ["vm1"], "migration_host": "vm1"},
+            reached=["preflight", "switch", "watch"],
+            answers={phase: {"vm1": [answer | {"verdict": "pass"}]} for phase, answer in answers.items()},
+        )
+        hosts = tmp_path / "cancel.json"
+        hosts.write_text(json.dumps(cancel.inventory(record)))
+        ran = marked.run("playbooks/cancel.yml", "-i", str(hosts), good=False)
+    assert "cancelled" in "\n".join(ran.lines[-3:]), ran.tail()
+    status = vm.status()["vm1"]
+    assert (live(vm), status["pending"], status["lease"]) == (before, None, None)
+
+
+def test_a_failure_to_settle_says_nothing(vm: Deployment, marked: Marked) -> None:
+    before = live(vm)
+    one = {"command": "sleep infinity", "singleton": True}  # started once the release is live, and may not be
+    names = " ".join(f"notes-{colour}@one-1.service" for colour in ("blue", "green"))
+    vm.on("vm1", f"systemctl mask -q --runtime {names}")
+    try:
+        marked.fails("settle", vm.sha("n2"), {"app_processes": {"one": one}}, watch=0)
+    finally:
+        vm.on("vm1", f"systemctl unmask -q --runtime {names}")
+    assert live(vm) != before, "it was confirmed"
+    marked.run("rollback.yml")
+    assert live(vm) == before
 
 
 def test_a_secret_that_nobody_gave_is_named(vm: Deployment, marked: Marked) -> None:
@@ -332,41 +441,91 @@ def test_but_not_of_a_secret_that_was_revoked(vm: Deployment, marked: Marked) ->
     assert password != marked.real("password")
 
 
+# on PostgreSQL, where the schema goes back and a snapshot is restored
+
+ON_POSTGRESQL = """
+from website.config.production import *
+import os
+DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "diary", "USER": "diary",
+                         "HOST": os.environ["DATABASE_HOST"], "PASSWORD": os.environ["DATABASE_PASSWORD"]}}
+"""
+# What an earlier run on these hosts has left.
+FORGET = """\
+systemctl stop 'diary@*' 'diary-*'
+for image in /srv/diary/images/*/; do umount "$image"; done
+rm -rf /srv/diary /var/lib/bluegreen/diary
+for name in $(runuser -u postgres -- psql -XAtc "select datname from pg_database where datname ~ '^diary'"); do
+  runuser -u postgres -- dropdb "$name"
+done
+"""
+HAS_PINNED = (
+    "select count(*) from information_schema.columns where table_name = 'journal_note' and column_name = 'pinned'"
+)
+
+
+@pytest.fixture(scope="module")
+def diary(vm: Deployment, marked: Marked, tmp_path_factory: pytest.TempPathFactory) -> Marked:
+    """The notes under another name, beside them on the same host, with a database there."""
+    host = {"hosts": {"vm1": {"ansible_host": vm.address("vm1")}}}
+    usual = {name: value for name, value in vm.settings["app_env"].items() if name != "NOTES_DATABASE"}
+    given = marked.deployment.settings["app_secrets"] | {"DATABASE_PASSWORD": "{{ vault_marked_password }}"}
+    vm.on("vm1", f"test ! -d /srv/diary || {{ {FORGET}}} 2>&1")
+    return Marked(
+        vm,
+        tmp_path_factory.mktemp("diary"),
+        marked.mark,
+        hosts={"app_servers": host, "databases": host},
+        app_name="diary",
+        app_domain="diary.example.org",
+        app_env=usual | {"NOTES_MEDIA": "/srv/diary/data/media", "DATABASE_HOST": vm.address("vm1")},
+        app_secrets=given,
+        app_settings_module="on_postgresql",
+        app_files={"on_postgresql.py": ON_POSTGRESQL},
+        app_processes={},
+        artifact_store=str(DIARY_STORE),
+    )
+
+
+def diary_sql(vm: Deployment, text: str) -> str:
+    """What the database of the diary answers."""
+    return vm.on("vm1", f'runuser -u postgres -- psql -XtA diary -c "{text}"').strip()
+
+
+def test_a_database_is_provisioned_and_deployed_to_and_that_says_nothing(vm: Deployment, diary: Marked) -> None:
+    diary.run("provision.yml", timeout=900)
+    diary.run("deploy.yml", sha=vm.sha("d1"), watch=0)
+    diary.deployment.expect_live("d1")
+
+
+def test_a_database_that_refuses_the_password_says_nothing(vm: Deployment, diary: Marked) -> None:
+    wrong = diary.deployment.settings["app_secrets"] | {"DATABASE_PASSWORD": "{{ vault_marked_token }}"}
+    ran = diary.fails("plan_migrations", vm.sha("d2"), {"app_secrets": wrong}, watch=0)
+    assert "password authentication failed" in ran.output, ran.tail()
+
+
+def test_a_migration_and_its_way_back_say_nothing(vm: Deployment, diary: Marked) -> None:
+    diary.run("deploy.yml", sha=vm.sha("d2"), watch=0)
+    assert diary_sql(vm, HAS_PINNED) == "1"
+    diary.run("rollback.yml", schema="reverse")
+    assert diary_sql(vm, HAS_PINNED) == "0"
+    diary.deployment.expect_live("d1")
+
+
+def test_a_restore_says_nothing(vm: Deployment, diary: Marked) -> None:
+    snapshot = json.loads(vm.on("vm1", "bluegreen snapshots --app diary"))["snapshots"][0]["id"]
+    vm.on("vm1", 'runuser -u postgres -- psql -c "alter role diary createdb"')
+    ran = diary.run("restore.yml", good=False, snapshot=snapshot)
+    assert "accept_data_loss" in ran.tail(), ran.tail()
+    diary.run("restore.yml", snapshot=snapshot, accept_data_loss=snapshot)
+    assert diary_sql(vm, HAS_PINNED) == "1", "the snapshot was taken before the migration was undone"
+
+
 # and nothing of it shows
-
-
-def found_in(places: list[str], marked: Marked) -> list[str]:
-    """The files of this machine, written since this began, that hold a form of the mark."""
-    with tempfile.NamedTemporaryFile("w") as wanted:
-        wanted.write("\n".join(forms(marked.mark)) + "\n")
-        wanted.flush()
-        found = ["find", *places, "-xdev", "-type", "f", "-newermt", marked.began, "!", "-path", wanted.name]
-        command = [*found, "-exec", "grep", "-laFs", "-f", wanted.name, "{}", "+"]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
-
-
-def found_on(vm: Deployment, command: str, marked: Marked) -> list[str]:
-    """What a grep on the host prints; what it looks for comes on its stdin and is in no argument."""
-    known = f'UserKnownHostsFile="{REPO / ".hosts/known_hosts"}"'
-    words = [
-        "ssh",
-        "-i",
-        str(REPO / ".hosts/id_ed25519"),
-        "-o",
-        known,
-        "-o",
-        "IdentitiesOnly=yes",
-        "-o",
-        "BatchMode=yes",
-    ]
-    words += [f"root@{vm.address('vm1')}", f"{command}; test $? -le 2"]
-    done = subprocess.run(words, input="\n".join(forms(marked.mark)).encode(), capture_output=True, check=True)
-    return done.stdout.decode(errors="replace").splitlines()
 
 
 def test_no_output_and_no_report_holds_a_mark(marked: Marked) -> None:
     assert list(LOGS.iterdir())
-    assert found_in([str(LOGS), str(marked.reports)], marked) == []
+    assert found_in([str(LOGS), str(marked.reports)], marked.mark, marked.began) == []
 
 
 def test_no_process_list_holds_a_mark(vm: Deployment, marked: Marked) -> None:
@@ -379,28 +538,32 @@ def test_no_process_list_holds_a_mark(vm: Deployment, marked: Marked) -> None:
 
 def test_no_file_of_the_controller_holds_a_mark(marked: Marked) -> None:
     places = [Path(tempfile.gettempdir()), Path("~/.ansible").expanduser(), Path("/dev/shm"), REPO / ".cache"]
-    assert found_in([str(place) for place in places if place.exists()], marked) == []
+    assert found_in([str(place) for place in places if place.exists()], marked.mark, marked.began) == []
 
 
 def test_no_file_of_the_host_holds_a_mark_but_what_only_root_can_read(vm: Deployment, marked: Marked) -> None:
     options = "--devices=skip --exclude-dir=images --exclude-dir=journal --exclude-dir=credentials"
-    found = found_on(vm, f"grep -rlaFs -f - {options} /etc /home /root /run /srv /tmp /usr/local /var", marked)
+    places = "/etc /home /root /run /srv /tmp /usr/local /var"
+    found = found_on(vm, "vm1", f"grep -rlaFs -f - {options} {places}", marked.mark)
     # what a smoke check sends is kept for a rollback, in a directory of root's
-    checks = "/var/lib/bluegreen/notes/checks"
-    assert [path for path in found if not path.startswith(f"{checks}/")] == []
-    assert vm.on("vm1", f"stat -c %U:%a {checks}").strip() == "root:700"
+    checks = tuple(f"/var/lib/bluegreen/{app}/checks" for app in ("notes", "diary"))
+    assert [path for path in found if not path.startswith(tuple(f"{place}/" for place in checks))] == []
+    assert vm.on("vm1", f"stat -c %U:%a {' '.join(checks)}").split() == ["root:700"] * 2
 
 
 def test_no_journal_history_or_status_holds_a_mark(vm: Deployment, marked: Marked) -> None:
-    assert found_on(vm, "journalctl -q --no-pager -o export | grep -aFc -f -", marked) == ["0"]
-    marked.expect_silence(vm.on("vm1", "bluegreen history --app notes --limit 1000; bluegreen status --app notes"))
+    assert found_on(vm, "vm1", "journalctl -q --no-pager -o export | grep -aFc -f -", marked.mark) == ["0"]
+    for app in ("notes", "diary"):
+        told = vm.on("vm1", f"bluegreen history --app {app} --limit 1000; bluegreen status --app {app}")
+        marked.expect_silence(told)
 
 
 def test_the_search_finds_what_is_there(vm: Deployment, marked: Marked, tmp_path: Path) -> None:
     """A search that cannot find anything would keep every promise above."""
     place = tmp_path / "found"
     place.write_text(f"x {base64.b64encode(marked.real('odd').encode()).decode()}")
-    assert found_in([str(tmp_path)], marked) == [str(place)]
+    assert found_in([str(tmp_path)], marked.mark, marked.began) == [str(place)]
     place.unlink()
     colour = vm.status()["vm1"]["live"]["colour"]
-    assert found_on(vm, f"grep -rlaFs -f - /run/credentials/notes@{colour}.service", marked), "they hold the marks"
+    credentials = f"/run/credentials/notes@{colour}.service"
+    assert found_on(vm, "vm1", f"grep -rlaFs -f - {credentials}", marked.mark), "they hold the marks"
