@@ -17,7 +17,7 @@ Answer = tuple[int, dict[str, str], bytes]
 class TlsServer:
     """`answers`: path → (status, headers, body), or a function of the request's handler that answers by itself."""
 
-    def __init__(self, certificate: Path) -> None:
+    def __init__(self, certificate: Path, address: str = "127.0.0.1") -> None:
         self.answers: dict[str, Answer | Callable[[Any], None]] = {}
         self.seen: list[tuple[str, dict[str, str]]] = []
         self.stopped = threading.Event()
@@ -45,7 +45,7 @@ class TlsServer:
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = http.server.ThreadingHTTPServer((address, 0), Handler)
         self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  a client that hangs up is no news
         self.port = self.server.server_address[1]
@@ -64,19 +64,19 @@ class TlsServer:
         self.server.server_close()
 
 
-def make_certificate(folder: Path) -> Path:
-    """A certificate for localhost with its key, in one file."""
+def make_certificate(folder: Path, address: str = "127.0.0.1") -> Path:
+    """A certificate for localhost and an address with its key, in one file; only.pem beside it has no key."""
     path = folder / "certificate.pem"
     command = ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", f"subjectAltName=DNS:localhost,IP:{address}"]
     subprocess.run([*command, "-keyout", path, "-out", folder / "only.pem"], check=True, capture_output=True)
     path.write_text(path.read_text() + (folder / "only.pem").read_text())
     return path
 
 
 @contextlib.contextmanager
-def serving(certificate: Path) -> Iterator[TlsServer]:
-    server = TlsServer(certificate)
+def serving(certificate: Path, address: str = "127.0.0.1") -> Iterator[TlsServer]:
+    server = TlsServer(certificate, address)
     try:
         yield server
     finally:
