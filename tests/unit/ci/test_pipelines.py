@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.act import ACT, REPO, Workflows, write_program
+from tests.act import ACT, PATIENCE, REPO, Workflows, write_program
 
 SECRETS = {
     "BLUEGREEN_SECRETS": json.dumps({"TOKEN": "marked-value-one", "KEY": "marked-value-two\nmarked-value-three\n"})
@@ -53,8 +53,9 @@ def test_the_rollback_button_rolls_back_and_no_secret_is_in_the_log(site: Any, w
 def test_a_cancelled_job_goes_back(site: Any, workflows: Workflows) -> None:
     (site.host / "hang-route").touch()
     job = workflows.start("workflow_dispatch", "example-rollback.yml", "--input", "environment=test")
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while sum(call["verb"] == "route" for call in site.calls()) < 2:
+        assert job.process.poll() is None, job.log.read_text()
         assert time.monotonic() < until
         time.sleep(0.02)
     (site.host / "hang-route").unlink()
