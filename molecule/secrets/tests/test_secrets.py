@@ -113,6 +113,7 @@ class Marked:
 
     def fails(self, phase: str, sha: str, extra: dict[str, Any], **more: Any) -> Ran:
         """A deploy with all that it can say, that has to fail in this phase."""
+        (self.reports / "report.json").unlink(missing_ok=True)
         ran = self.run("deploy.yml", "-e", json.dumps(extra), good=False, sha=sha, retry_bad=True, **more)
         report = json.loads((self.reports / "report.json").read_text())
         failed = [one["name"] for one in report["phases"] if "fail" in one["hosts"].values()]
@@ -340,7 +341,9 @@ def test_the_way_back_of_a_run_that_was_cancelled_says_nothing(vm: Deployment, m
     with marked.switched(vm, vm.sha("n2")) as (process, pending):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        lease = {"lease": vm.status()["vm1"]["lease"], "fence": int(vm.on("vm1", "cat /var/lib/bluegreen/notes/fence"))}
+        status = vm.status()["vm1"]
+        fence = int(vm.on("vm1", "cat /var/lib/bluegreen/notes/fence"))
+        lease = {"lease": status["lease"], "fence": fence, "status": status | {"live": {"sha": vm.sha("n1")}}}
         told = {"verb": "deploy", "app": "notes", "deploy_id": pending["deploy_id"], "sha": vm.sha("n2")}
         answers = {"preflight": {"results": {"lease": lease}}, "switch": {"results": {"route": {}}}}
         record = Record(
