@@ -164,7 +164,8 @@ def cancelled(vm: Deployment, jobs: Workflows, moment: Callable[[dict[str, Any]]
     def run() -> tuple[int, str]:
         job = jobs.start("workflow_dispatch", "deploy.yml", *input_words({"sha": vm.sha(NEW)}))
         try:
-            until(lambda: moment(host()), "the moment", PATIENCE)
+            until(lambda: job.process.poll() is not None or moment(host()), "the moment", PATIENCE)
+            assert job.process.poll() is None, f"it ended before that moment\n{job.log.read_text()[-4000:]}"
             os.kill(until(jobs.deploying, "scripts/deploy runs", 1), signal.SIGTERM)
             until(settled, "the host is as it was", IN_TIME)
         finally:
