@@ -175,7 +175,8 @@ def test_each_misbehaviour_has_its_class(path: str, category: str, says: str, ki
     assert report["failed"] == report["requests"] >= 2
     assert report["failed_by_class"] == {category: report["requests"]}
     assert says in report["failures"][0]["detail"]
-    assert len(server.seen) == report["requests"], "nothing is sent twice"
+    assert len(server.seen) <= report["requests"], "nothing is sent twice"
+    assert category == "timeout" or len(server.seen) == report["requests"], "a busy machine times out before it sends"
 
 
 def test_no_listener_is_a_connect_failure() -> None:
@@ -197,7 +198,16 @@ def test_a_connection_closed_while_idle_is_replaced_without_a_failure() -> None:
 
 def test_a_reset_on_a_reused_connection_is_a_failure_and_not_retried() -> None:
     mix = (tool.Shape("get", "/", weight=3), tool.Shape("get", "/reset"))
-    report, server = shoot(*mix, count=40, rate=200, connections=1)
+
+    async def work(server: Server) -> tuple[dict[str, Any], Server]:
+        load = tool.Load([tool.parse_target(server.url)], profile=mix, rate=200, connections=1)
+
+        def reused() -> bool:
+            return any("earlier requests" in str(failure["detail"]) for failure in load.tally.failures)
+
+        return await fire(load, 0.1, reused), server
+
+    report, server = drive(work)
     assert report["failed"] == server.paths().count("/reset") > 0
     assert report["failed_by_class"] == {"reset": report["failed"]}
     assert any("earlier requests" in failure["detail"] for failure in report["failures"])
