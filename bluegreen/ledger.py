@@ -77,6 +77,11 @@ def read(context: Context) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
+def local(context: Context) -> list[dict[str, Any]]:
+    """Every row that this host wrote."""
+    return list(_local(context).values())
+
+
 def write(context: Context, rows: Sequence[dict[str, Any]]) -> str:
     """Add rows. Returns why the register does not have them yet; the next call tries again."""
     made = [{"id": uuid.uuid4().hex, "at": now(), "deploy_id": context.deploy_id, **row} for row in rows]

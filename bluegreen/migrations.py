@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bluegreen import files, gate, jobs, ledger, maintenance, release
@@ -101,7 +103,11 @@ def plan(context: Context, name: str, allowed: gate.Allowed, options: Options) -
         found["footprint"] = {**result["footprint"], "drift": (found["footprint"] or {}).get("drift", [])}
     answer["seconds"] = round(time.monotonic() - started, 2)
     if not context.dry_run:
+        left = left_late(kept_plan(context), rows, live.release) if live and live.release != name else None
+        if left:  # this deploy may not come through, and `status` goes on saying what waits
+            left["steps"] = [one for one in left["steps"] if label(one) in labels]
         kept = {
+            "left": left,
             "release": name,
             "deploy_id": context.deploy_id,
             "live": live.release if live else None,
@@ -188,6 +194,36 @@ def kept_plan(context: Context) -> dict[str, Any] | None:
     """What the last plan of this host allows."""
     found = files.read_json(context.paths.state / PLAN)
     return dict(found) if isinstance(found, dict) else None
+
+
+def left_late(planned: Mapping[str, Any] | None, rows: Iterable[ledger.Row], live: str) -> dict[str, Any] | None:
+    """The late migrations of the live release that are not known to have run: {release, steps, approved}, or nothing.
+
+    planned: the last plan, of that release, or of one after it that did not come through.
+    """
+    if planned and planned["release"] != live:
+        planned = planned.get("left")
+    if not planned or planned["release"] != live:
+        return None
+    ran = {key for key, row in ledger.latest(rows).items() if row["outcome"] == ledger.APPLIED}
+    late = [one for one in planned["steps"] if one.get("late")]
+    steps = [one for one in late if (one["database"], one["app"], one["name"]) not in ran]
+    return {"release": live, "steps": steps, "approved": planned["approved"]} if steps else None
+
+
+def waiting(context: Context) -> dict[str, Any] | None:
+    """Late migrations that wait though their release is live, and the command that runs them; asks no database."""
+    planned, live = kept_plan(context), context.state.live()
+    if not planned or not live or not (left := left_late(planned, ledger.local(context), live.release)):
+        return None
+    names = unique([label(one) for one in left["steps"]])
+    words: dict[str, Any] = {"migrations_late": names}
+    if approve := [one["approval"] for one in left["steps"] if one["approval"]]:
+        about = left["approved"]
+        words |= {"migrations_approve": approve, "migrations_approved_by": about["by"]}
+        words |= {"migrations_approve_reason": about["reason"]}
+    given = shlex.quote(json.dumps(words, ensure_ascii=False))
+    return {"migrations": names, "next": f"ansible-playbook deploy.yml -e sha={live.sha[:12]} -e {given}"}
 
 
 # migrate

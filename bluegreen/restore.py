@@ -79,12 +79,16 @@ def find(context: Context, identity: str) -> dict[str, Any]:
     return kept[identity]
 
 
-def check_file(context: Context, alias: str, kept: Mapping[str, Any]) -> Path:
-    """The dump, with the bytes that were verified when it was taken. Raises BluegreenError."""
-    path = snapshot.directory(context) / str(kept["file"])
-    if kept.get("recipient"):
-        why, todo = "it is encrypted, and the key is not here", f"decrypt {path}, restore by hand: docs/migrations.md"
-        raise refused(f"the snapshot of {alias} cannot be read", why, todo)
+def hand_in(context: Context, kept: Mapping[str, Any]) -> str:
+    """The command, for where the key is, that decrypts a dump and hands it in: the key stays there."""
+    sealed = snapshot.directory(context) / str(kept["file"])
+    host, plain = context.config.host or "HOST", snapshot.dump_of(context, kept)
+    return f"ssh {host} sudo cat {sealed} | age -d -i KEY | ssh {host} sudo dd status=none of={plain}"
+
+
+def check_file(context: Context, kept: Mapping[str, Any]) -> None:
+    """The dump must have the bytes that were verified when it was taken. Raises BluegreenError."""
+    path = snapshot.dump_of(context, kept)
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as stream:
@@ -93,8 +97,8 @@ def check_file(context: Context, alias: str, kept: Mapping[str, Any]) -> Path:
     except OSError as problem:
         raise check_failed(f"{path} cannot be read", str(problem.strerror), "choose another snapshot") from None
     if digest.hexdigest() != kept["sha256"]:
-        raise check_failed(f"{path} is not what it was", "its digest differs", "choose another snapshot")
-    return path
+        todo = f"hand it in again: {hand_in(context, kept)}" if kept.get("recipient") else "choose another snapshot"
+        raise check_failed(f"{path} is not what it was", "its digest differs", todo)
 
 
 def restore(context: Context, identity: str, accept: str, options: Options) -> dict[str, Any]:
@@ -106,10 +110,16 @@ def restore(context: Context, identity: str, accept: str, options: Options) -> d
     if live is None:
         raise refused("no release is live on this host", "", "run ansible-playbook deploy.yml -e sha=…")
     told = find(context, identity)
+    sealed = [one for one in told["databases"].values() if one.get("recipient")]
+    lacking = [hand_in(context, one) for one in sealed if not snapshot.dump_of(context, one).exists()]
+    if lacking and accept == identity:
+        what = f"snapshot {identity} is encrypted, and the key is not on this host"
+        raise refused(what, "where the key is, decrypt it and hand it in", "; ".join([*lacking, "then the same again"]))
     orders: dict[str, dict[str, Any]] = {}
     lines: list[str] = []
     for alias, kept in told["databases"].items():
-        check_file(context, alias, kept)
+        if not lacking:
+            check_file(context, kept)
         orders[alias] = {**options.places, "alias": alias, "rows": kept["rows"]}
         found = jobs.ask(context, live.release, "plan", "compare", orders[alias], 600)
         lines += loss(alias, kept, found)
@@ -121,7 +131,9 @@ def restore(context: Context, identity: str, accept: str, options: Options) -> d
     if accept != identity:
         wrong = f"accept_data_loss names {accept}" if accept else "the loss is not accepted yet"
         todo = f"ansible-playbook restore.yml -e snapshot={identity} -e accept_data_loss={identity}"
-        error = refused(f"nothing was restored: {wrong}", " · ".join(line.strip() for line in lines), todo)
+        first = [f"it is encrypted; where the key is: {one}" for one in lacking]
+        why = " · ".join(line.strip() for line in lines)
+        error = refused(f"nothing was restored: {wrong}", why, "; then ".join([*first, todo]))
         error.details = {"lines": lines}
         raise error
     if context.dry_run:
@@ -143,6 +155,7 @@ def restore(context: Context, identity: str, accept: str, options: Options) -> d
             {alias: new for alias, new in made.items() if alias not in answer["restored"]},
         )
         raise
+    snapshot.forget_handed_in(context, told)
     context.state.append_history(
         "restore",
         snapshot=identity,
@@ -161,8 +174,7 @@ def fresh(context: Context, name: str, told: Mapping[str, Any], orders: Mapping[
         for alias, kept in told["databases"].items():
             context.say(f"restoring {alias} into a new database")
             order = {**orders[alias], "fits": ledger.footprint(context, name) or {}}
-            path = snapshot.directory(context) / str(kept["file"])
-            found = feed(context, name, order, path)
+            found = feed(context, name, order, snapshot.dump_of(context, kept))
             made[alias] = str(found["new"])
             if found["misfits"]:
                 more = f" (and {len(found['misfits']) - 1} more)" if len(found["misfits"]) > 1 else ""

@@ -1,7 +1,8 @@
 """A snapshot of the data before a migration that was approved: dumped, verified row by row, kept for a while.
 
 Taken by the application's user and kept by root, where the application cannot touch it:
-/var/lib/bluegreen/<app>/snapshots/<id>-<database>.dump, and <id>.json, which is written last.
+/var/lib/bluegreen/<app>/snapshots/<id>-<database>.dump (….dump.age if it is encrypted), and <id>.json, which is written
+last. One that is to be encrypted has no name while it is plain: nobody finds it, whatever dies.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")
 COPY = re.compile(rb'COPY ((?:"(?:[^"]|"")+"|[^\s".]+)\.(?:"(?:[^"]|"")+"|[^\s".]+)) ')
 PART = re.compile(r'"((?:[^"]|"")+)"|([^".]+)')
 CHUNK = 1 << 20
+SEALED = ".age"  # what the names of encrypted dumps end with
 PATIENCE = 4 * 3600.0  # seconds for the dump of one database
 
 
@@ -86,7 +88,7 @@ def check_recipient(recipient: str) -> None:
             "migrations_snapshot_recipient is not a key of age", "it begins with age1 and has 62 characters"
         )
     if recipient and not shutil.which("age"):
-        todo = "add age to app_system_packages and run ansible-playbook provision.yml"
+        todo = "run ansible-playbook provision.yml: it installs age where migrations_snapshot_recipient is set"
         raise BluegreenError(Code.NOT_PROVISIONED, "age is not installed", "the snapshot is to be encrypted", todo)
 
 
@@ -105,15 +107,9 @@ def take(
     try:
         for alias in aliases:
             context.say(f"snapshot of {alias}")
-            paths.append(place / f".tmp-{made}-{alias}.dump")
-            one = _dump(context, name, {**places, "alias": alias}, paths[-1])
-            verify(paths[-1], one)
-            target = place / f"{made}-{alias}.dump"
-            if recipient:
-                sealed = place / f".tmp-{made}-{alias}.dump.age"
-                units.run(("age", "-r", recipient, "-o", str(sealed), str(paths[-1])), timeout=PATIENCE)
-                files.remove_file(paths[-1])
-                paths[-1], target = sealed, place / f"{made}-{alias}.dump.age"
+            target = place / f"{made}-{alias}.dump{SEALED if recipient else ''}"
+            paths.append(place / f".tmp-{target.name}")
+            one = _write(context, name, {**places, "alias": alias}, paths[-1], recipient)
             os.rename(paths[-1], target)
             paths[-1] = target
             told["databases"][alias] = {**one, "file": target.name, "recipient": recipient}
@@ -127,8 +123,37 @@ def take(
     return told
 
 
-def _dump(context: Context, name: str, order: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """One database into a file. Returns what the job told of it, with the file's digest and size."""
+def _write(context: Context, name: str, order: Mapping[str, Any], path: Path, recipient: str) -> dict[str, Any]:
+    """One database into a file, verified, and encrypted if there is a recipient. Returns what `_dump` does."""
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as dump:
+        if recipient:
+            path.unlink()
+        one = _dump(context, name, order, dump, path.parent, copies=2 if recipient else 1)
+        verify(dump, one)
+        if recipient:
+            seal(dump, recipient, path)
+    return one
+
+
+def seal(dump: IO[bytes], recipient: str, path: Path) -> None:
+    """Encrypt a dump into a file. Raises BluegreenError."""
+    os.lseek(dump.fileno(), 0, os.SEEK_SET)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        words = ("age", "-r", recipient)
+        done = subprocess.run(words, stdin=dump, stdout=out, stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
+        os.fsync(out.fileno())
+    if done.returncode:
+        said = units.last_line(done.stderr.decode("utf-8", "replace"))
+        raise check_failed("the snapshot could not be encrypted", said, "nothing was changed; the same again")
+
+
+def _dump(
+    context: Context, name: str, order: Mapping[str, Any], out: IO[bytes], place: Path, copies: int
+) -> dict[str, Any]:
+    """One database into a file. Returns what the job told of it, with the file's digest and size.
+
+    copies: of it, for which `place` must have room.
+    """
     images.require_open(context.paths, context.config, release.image_of(context.paths, name))
     words = (jobs.python(context, name), "-c", jobs.SCHEMA % jobs.PROGRAM, "dump")
     command = jobs.command_line(context, name, f"bluegreen-snapshot-{context.app}", words)
@@ -140,15 +165,14 @@ def _dump(context: Context, name: str, order: Mapping[str, Any], path: Path) -> 
             return {}
         if error := told.get("error"):
             raise BluegreenError(Code.CHECK_FAILED, str(error["what"]), str(error["why"]), str(error["next"]))
-        room(int(told["bytes"]), shutil.disk_usage(path.parent).free, context.config.min_free_mb)
+        room(copies * int(told["bytes"]), shutil.disk_usage(place).free, context.config.min_free_mb)
         digest, size = hashlib.sha256(), 0
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
-                out.write(chunk)
-            out.flush()
-            os.fsync(out.fileno())
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+            out.write(chunk)
+        out.flush()
+        os.fsync(out.fileno())
         return {**told, "sha256": digest.hexdigest(), "size": size}
 
     status, told, said = units.stream(command, json.dumps(order), keep, PATIENCE)
@@ -159,21 +183,22 @@ def _dump(context: Context, name: str, order: Mapping[str, Any], path: Path) -> 
     return told
 
 
-def verify(path: Path, told: Mapping[str, Any]) -> None:
+def verify(dump: IO[bytes], told: Mapping[str, Any]) -> None:
     """Read a dump as a restore would. Raises BluegreenError unless it lists, and every table has all its rows."""
-    _pg_restore(path, ["--list"], lambda stream: sum(1 for _ in stream))
-    found = _pg_restore(path, ["--data-only", "-f", "-"], rows_of)
+    _pg_restore(dump, ["--list"], lambda stream: sum(1 for _ in stream))
+    found = _pg_restore(dump, ["--data-only", "-f", "-"], rows_of)
     if wrong := differences(told["rows"], found):
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise check_failed("the snapshot does not hold what it should", f"{wrong[0]}{more}", "the same again")
 
 
-def _pg_restore(path: Path, options: Sequence[str], read: Any) -> Any:
+def _pg_restore(dump: IO[bytes], options: Sequence[str], read: Any) -> Any:
     """What pg_restore says about a dump; it runs without privileges, for what it reads is the application's."""
     probe = images.probe_account()
     rights: dict[str, Any] = {"user": probe.pw_uid, "group": probe.pw_gid, "extra_groups": []} if probe else {}
+    os.lseek(dump.fileno(), 0, os.SEEK_SET)
     try:
-        with open(path, "rb") as dump, subprocess.Popen(
+        with subprocess.Popen(
             ["pg_restore", *options], stdin=dump, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}, cwd="/", **rights,
         ) as child:  # fmt: skip
@@ -194,9 +219,24 @@ def kept(context: Context) -> list[dict[str, Any]]:
     return sorted((dict(one) for one in found if one), key=lambda one: str(one["id"]), reverse=True)
 
 
+def dump_of(context: Context, database: Mapping[str, Any]) -> Path:
+    """Where the dump of a database of a snapshot is read; of an encrypted one, where the decrypted one is handed in."""
+    return directory(context) / str(database["file"]).removesuffix(SEALED)
+
+
+def forget_handed_in(context: Context, one: Mapping[str, Any]) -> None:
+    """Remove what was handed in of an encrypted snapshot."""
+    for database in one["databases"].values():
+        if database.get("recipient"):
+            files.remove_file(dump_of(context, database))
+
+
 def prune(context: Context, keep: int) -> list[str]:
-    """Remove all but the newest `keep`. What a killed call left aside goes too."""
-    doomed = kept(context)[max(1, keep) :]
+    """Remove all but the newest `keep`. What a killed call left aside goes too, and what was handed in."""
+    there = kept(context)
+    doomed = there[max(1, keep) :]
+    for one in there:
+        forget_handed_in(context, one)
     for one in doomed:
         files.remove_file(directory(context) / f"{one['id']}.json")
         for database in one["databases"].values():

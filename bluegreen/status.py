@@ -128,6 +128,15 @@ def ask_register(
     return shown, register_drift(live, reply, pending, outdated.read(context))
 
 
+def late(context: Context) -> dict[str, Any] | None:
+    """Late migrations that wait though their release is live: see `migrations.waiting`."""
+    if not context.paths.state.joinpath("migrations.json").is_file():
+        return None  # most hosts judge none: they need not import what does
+    from bluegreen import migrations
+
+    return migrations.waiting(context)
+
+
 def status(context: Context, brief: bool = False, ask: bool = True) -> dict[str, Any]:
     """The answer of the verb `status`. `brief` leaves out what takes time; `ask` asks the register too."""
     state, paths = context.state, context.paths
@@ -177,6 +186,7 @@ def status(context: Context, brief: bool = False, ask: bool = True) -> dict[str,
         "drift": drift,
         "outdated": outdated.read(context) is not None,
         "maintenance": maintenance.read(context),
+        "late": late(context),
         "register": register,
         "reverts": 0 if brief else state.reverts_in_a_row(),
         "processes": rows,

@@ -615,6 +615,8 @@ def status_remarks(row: Mapping[str, Any]) -> list[str]:
         found.append(f"{kind} to {str(pending.get('sha'))[:12]} is not confirmed; it goes back in {back:.0f} s")
     if lease:
         found.append(lease_line(lease))
+    if late := row.get("late"):
+        found.append(f"late migrations that have not run: {listed(late['migrations'])}; type {late['next']}")
     silent = (row.get("register") or {}).get("error")
     if silent:
         found.append(f"the register cannot be asked: {silent}")

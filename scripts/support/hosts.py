@@ -36,6 +36,7 @@ BASE_PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,python3,sudo,ca-certif
 # Downloaded into the -cache images and not installed, so that provisioning takes seconds and needs no network.
 CACHED_PACKAGES = (
     "acl",
+    "age",
     "build-essential",
     "gettext-base",
     "git",

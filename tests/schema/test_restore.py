@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,9 @@ def shop(releases: Releases, monkeypatch: pytest.MonkeyPatch) -> Releases:  # no
     return releases
 
 
-def take(shop: Releases) -> str:
-    context = shop.host.context("deploy-1")
-    name = shop.host.live()
-    return str(snapshot.take(context, name, ["default"], {"aliases": ["default"], "direct": {}}, ["a test"], "")["id"])
+def take(shop: Releases, recipient: str = "") -> str:
+    context, places = shop.host.context("deploy-1"), {"aliases": ["default"], "direct": {}}
+    return str(snapshot.take(context, shop.host.live(), ["default"], places, ["a test"], recipient)["id"])
 
 
 def test_the_data_goes_back_and_the_bad_one_is_kept(shop: Releases) -> None:
@@ -103,3 +104,30 @@ def test_nothing_is_swapped_that_is_not_whole_or_does_not_fit(shop: Releases, mo
         shop.host.do("restore", "r1", 2, snapshot=identity, accept=identity)
     assert shop.sql("SELECT count(*) FROM pg_database WHERE datname LIKE 'live\\_%'") == "0"
     assert shop.sql("SELECT number FROM shop_order") == "then"
+
+
+@pytest.mark.skipif(not shutil.which("age"), reason="no age (Debian: age)")
+def test_an_encrypted_one_is_decrypted_where_its_key_is(shop: Releases) -> None:
+    key = subprocess.run(["age-keygen"], capture_output=True, text=True, check=True).stdout
+    identity = take(shop, key.partition("public key: ")[2].split()[0])
+    shop.sql("DELETE FROM shop_order")
+    with pytest.raises(BluegreenError, match="the loss is not accepted yet") as caught:
+        shop.host.do("restore", "r1", 2, snapshot=identity)
+    assert "public.shop_order: 0 rows now, 1 rows then" in caught.value.why, "what is lost is known without the key"
+    with pytest.raises(BluegreenError, match="is encrypted, and the key is not on this host") as refusal:
+        shop.host.do("restore", "r1", 2, snapshot=identity, accept=identity)
+    command = refusal.value.todo.removesuffix("; then the same again")
+    assert command in caught.value.todo
+    sealed, plain = re.findall(r"/\S+", command)
+    assert (sealed.removeprefix(plain), Path(plain).exists()) == (".age", False)
+    Path(plain).write_bytes(b"of another snapshot")
+    with pytest.raises(BluegreenError, match=r"is not what it was: its digest differs \(hand it in again: ssh "):
+        shop.host.do("restore", "r1", 2, snapshot=identity, accept=identity)
+    words = ["age", "-d", "-i", "-", "-o", plain, sealed]
+    subprocess.run(words, input=key.encode(), check=True)
+    shop.host.do("restore", "r1", 2, snapshot=identity, accept=identity)
+    assert shop.sql("SELECT number FROM shop_order") == "then"
+    assert (Path(plain).exists(), Path(sealed).exists()) == (False, True), "what was handed in is gone again"
+    Path(plain).write_bytes(b"handed in, and not used")
+    snapshot.prune(shop.host.context(), 5)
+    assert not Path(plain).exists()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import pytest
-from promises import Deployment, approvals
+from promises import Deployment, approvals, until
 
 pytestmark = pytest.mark.full
 LIVE, NEXT = "r2", "forgets_note"
+WORDS: dict[str, str] = {}  # that allow it; they stay the same while release and schema do
 HAS_NOTE = "select count(*) from information_schema.columns where table_name = 'orders_order' and column_name = 'note'"
 
 
@@ -23,10 +25,10 @@ def test_the_code_first_and_the_column_once_nobody_reads_it(fleet: Deployment) -
     told = re.search(r"-e '(\{.*\})'", refused.lines[-1])
     assert told, refused.tail()
     late = {"migrations_late": ",".join(json.loads(told[1])["migrations_late"])}
-    words = approvals(fleet.refuse("deploy.yml", sha=fleet.sha(NEXT), watch=1, **late))
+    WORDS.update(late | approvals(fleet.refuse("deploy.yml", sha=fleet.sha(NEXT), watch=1, **late)))
     assert columns(fleet) == "1"
     with fleet.under_load(rate=15):
-        ran = fleet.deploy(NEXT, watch=1, **late, **words)
+        ran = fleet.deploy(NEXT, watch=1, **WORDS)
     assert "the way back to" in "\n".join(ran.lines), ran.tail()
     assert columns(fleet) == "0"
     fleet.expect_live(NEXT)
@@ -44,4 +46,24 @@ def test_the_schema_comes_back_with_it_when_that_is_asked_for(fleet: Deployment)
     with fleet.under_load(rate=15):
         fleet.must("rollback.yml", schema="reverse")
     assert columns(fleet) == "1"
+    fleet.expect_live(LIVE)
+
+
+def test_one_whose_controller_died_before_it_is_named_by_status_with_the_command_that_runs_it(
+    fleet: Deployment,
+) -> None:
+    process = fleet.start("deploy.yml", sha=fleet.sha(NEXT), watch=1, rollout_lease_ttl=15, **WORDS)
+    live = f"grep -c {fleet.sha(NEXT)} /var/lib/bluegreen/orders/active.json"
+    until(lambda: fleet.on("web1", live, check=False).strip() != "0", "the release is confirmed", 180)
+    process.kill()
+    shown = fleet.must("status.yml").output
+    told = re.search(r"web1: late migrations that have not run: orders\.0004_forget; type (.*)", shown)
+    assert told, shown
+    assert columns(fleet) == "1"
+    with fleet.under_load(rate=15):
+        fleet.must(*shlex.split(told[1])[1:], "-e", "wait=200")
+    assert columns(fleet) == "0"
+    fleet.expect_live(NEXT)
+    assert "have not run" not in fleet.must("status.yml").output
+    fleet.must("rollback.yml", schema="reverse")
     fleet.expect_live(LIVE)

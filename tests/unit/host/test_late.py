@@ -111,6 +111,7 @@ def test_a_late_one_that_fails_leaves_the_new_release_and_runs_with_the_same_aga
     with pytest.raises(BluegreenError, match="it failed"):
         host.do("migrate", "d2", 2, release=name, moment="late", **late())
     assert host.live() == name
+    assert host.do("status")["late"]["migrations"] == ["shop." + DROP]
     drops.fails = ""
     assert host.do("migrate", "d3", 3, release=name, plan=True, **late())["late"] == ["shop." + DROP]
     assert host.do("migrate", "d3", 3, release=name, moment="late", **late())["applied"] == ["shop." + DROP]
@@ -126,6 +127,33 @@ def test_what_ran_while_its_controller_was_dead_is_known_to_the_next_plan(host: 
     plan = host.do("migrate", "d3", 3, release=name, plan=True, **late())
     assert (plan["pending"], plan["late"]) == ([], [])
     assert [row["name"] for row in ledger.read(host.context()) if row["outcome"] == "applied"] == [PLAIN, DROP]
+
+
+def test_a_late_one_that_waits_is_named_with_the_command_that_runs_it(host: Any, drops: Dropping) -> None:
+    host.deploy(1, 1)
+    name, after = host.release(2), host.release(3)
+    drops.once_live = "needs_approval"
+    with pytest.raises(BluegreenError, match="needs approval"):
+        host.do("migrate", "d2", 2, release=name, plan=True, **late())
+    allowed = words(gate.token(drops.items[DROP], name))
+    host.do("migrate", "d2", 2, release=name, plan=True, **late(), **allowed)
+    host.do("migrate", "d2", 2, release=name, **late(), **allowed)
+    assert host.do("status")["late"] is None, "the release before is live"
+    switched(host, name, 2)
+    told = host.do("status")["late"]
+    command, _, given = told["next"].partition(" -e '")
+    assert command == f"ansible-playbook deploy.yml -e sha={host.record(name).sha[:12]}"
+    assert json.loads(given.removesuffix("'")) == {
+        "migrations_late": ["shop." + DROP],
+        "migrations_approve": allowed["approve"],
+        "migrations_approved_by": allowed["by"],
+        "migrations_approve_reason": allowed["reason"],
+    }
+    host.do("migrate", "d3", 3, release=after, plan=True, **late(), **words(gate.token(drops.items[DROP], after)))
+    assert host.do("status")["late"] == told, "another commit was planned and did not come through"
+    host.do("migrate", "d4", 4, release=name, plan=True, **late(), **allowed)
+    host.do("migrate", "d4", 4, release=name, moment="late", **late(), **allowed)
+    assert host.do("status")["late"] is None
 
 
 def test_one_that_loses_data_is_approved_as_ever(host: Any, drops: Dropping) -> None:

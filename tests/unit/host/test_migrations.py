@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from typing import Any
 
 import pytest
@@ -263,6 +264,36 @@ def test_a_snapshot_that_does_not_hold_what_it_should_is_none(
         approved(host, played)
     assert list(snapshot.directory(host.context()).iterdir()) == []
     assert "run" not in played.verbs()
+
+
+@pytest.mark.skipif(not shutil.which("age"), reason="no age (Debian: age)")
+def test_with_a_recipient_nothing_of_a_snapshot_can_be_read_without_its_key(
+    host: Any, played: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.deploy(1, 1)
+    place = snapshot.directory(host.context())
+    named: list[str] = []
+    monkeypatch.setattr(snapshot, "verify", lambda dump, told: named.extend(path.name for path in place.iterdir()))
+    key = subprocess.run(["age-keygen"], capture_output=True, text=True, check=True).stdout
+    recipient = key.partition("public key: ")[2].split()[0]
+    with pytest.raises(BluegreenError, match="migrations_snapshot_recipient is not a key of age"):
+        approved(host, played, recipient=recipient[:-1])
+    approved(host, played, recipient=recipient)
+    assert named == [], "while it is plain it has no name that what dies could leave"
+    shot = host.do("snapshots")["snapshots"][0]
+    kept = shot["databases"]["default"]
+    assert sorted(path.name for path in place.iterdir()) == [f"{shot['id']}-default.dump.age", f"{shot['id']}.json"]
+    sealed = place / kept["file"]
+    assert sealed.stat().st_mode & 0o777 == 0o600
+    assert DUMP.encode() not in sealed.read_bytes()
+    words = ["age", "-d", "-i", "-", str(sealed)]
+    plain = subprocess.run(words, input=key.encode(), capture_output=True, check=True).stdout
+    assert (plain.decode(), hashlib.sha256(plain).hexdigest()) == (DUMP, kept["sha256"])
+    with monkeypatch.context() as without:
+        without.setenv("PATH", str(place))
+        with pytest.raises(BluegreenError, match="age is not installed") as caught:
+            approved(host, played, recipient=recipient)
+    assert "provision.yml" in caught.value.todo
 
 
 def test_only_the_newest_snapshots_stay(host: Any, played: Release, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,7 +213,8 @@ def test_the_status_table() -> None:
     good = made.answer("status", made.status(made.B, *made.HISTORY, idle=made.A) | {"share": {"blue": 100, "green": 0}})
     busy = made.answer("status", made.LIVE_A | {
         "lease": LEASE, "register": {"error": "no route"},
-        "pending": {"sha": "b" * 40, "expires_in": 9.0}, "drift": ["the route is wrong"]})  # fmt: skip
+        "pending": {"sha": "b" * 40, "expires_in": 9.0}, "drift": ["the route is wrong"],
+        "late": {"migrations": ["shop.0002_drop"], "next": "ansible-playbook deploy.yml -e sha=abc"}})  # fmt: skip
     rows = text.status_rows({"web1": good, "web2": busy, "web3": made.failed("unreachable", why="x")})
     table = text.status_table(rows)
     assert table[0].split() == list(text.COLUMNS)
@@ -224,6 +225,7 @@ def test_the_status_table() -> None:
         "the register cannot be asked: no route",
         "goes back in 9 s",
         "the route is wrong",
+        "  web2: late migrations that have not run: shop.0002_drop; type ansible-playbook deploy.yml -e sha=abc\n",
         "web3: unreachable",
         "different releases",
     ):
