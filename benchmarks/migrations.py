@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""How migrations are judged: the labelled corpus by this project and by two linters, and what a large plan costs.
+"""How migrations are judged: the labelled corpus by this project and by two linters, what a large plan costs, and how
+long visitors wait behind a migration that waits for a lock.
 
 Needs PostgreSQL's server programs, and a virtualenv with Django, psycopg, django-migration-linter and squawk-cli.
 """
@@ -35,10 +36,14 @@ from bluegreen.schema import shadow  # noqa: E402
 from bluegreen.schema.service import call  # noqa: E402
 from tests.schema.corpus import data, fields, indexes, sql, tables  # noqa: E402
 from tests.schema.corpus.case import Case  # noqa: E402
+from tests.schema.site import Site  # noqa: E402
 
 RESULTS = REPO / "benchmarks" / "results"
 CASES: list[Case] = [one for module in (tables, fields, indexes, sql, data) for one in module.CASES]
 TABLES, PENDING = 200, 20
+LOCK_TIMEOUTS = (2.0, 0.5)  # seconds; the first is the default
+READERS = 4
+STALLS = "## A locked table"
 LIMIT = 15.0  # seconds for PENDING migrations on TABLES tables, on two cores
 NOTES = """\
 ### How far to trust it
@@ -251,6 +256,73 @@ def timed(python: str, rounds: int, progress: Progress) -> dict[str, Any]:
     return found
 
 
+def stalls(python: str, rounds: int, progress: Progress) -> dict[str, Any]:
+    """The longest wait of visitors who read a table all the time, in seconds, a figure for each round: beside migrations that
+    another session keeps from their lock, by lock_timeout, and for as long without any.
+
+    A round: a transaction that has read the table stays open until two attempts of the migration were given up; the third ends it.
+    """
+    found: dict[str, Any] = {str(timeout): [] for timeout in LOCK_TIMEOUTS} | {"reads": 0, "attempts": 0, "without": []}
+    with tempfile.TemporaryDirectory() as kept, shadow.cluster(shadow.find_binaries()) as server:
+        site = Site(server, python, Path(kept), "stalls")
+        site.run()
+        site.sql("INSERT INTO shop_order (number) SELECT n FROM generate_series(1, 1000) n")
+        for number in range(rounds * len(LOCK_TIMEOUTS)):
+            timeout = LOCK_TIMEOUTS[number % len(LOCK_TIMEOUTS)]
+            name = f"{number + 2:04}_note"
+            site.migration(name, f'migrations.AddField("Order", "note{number}", models.TextField(null=True)),')
+            steps = site.steps()
+            began = time.monotonic()
+            with site.reading(READERS) as waits:
+                holder = site.hold("SELECT count(*) FROM shop_order")
+                # a long transaction would be waited for without a lock
+                child = site.start(steps, lock_timeout=timeout, long=3600)
+                assert child.stderr is not None
+                while "attempt 3" not in (said := child.stderr.readline()):
+                    if not said:
+                        raise Failure(f"{name} gave up")
+                holder.communicate("COMMIT;\n")
+                answer = json.loads(child.communicate(timeout=120)[0])
+                if answer["failed"]:
+                    raise Failure(f"{name}: {answer['failed']['why']}")
+            found[str(timeout)].append(max(waits))
+            found["reads"] += len(waits)
+            found["attempts"] += answer["applied"][0]["attempts"]
+            lasted = time.monotonic() - began
+            with site.reading(READERS) as alone:
+                time.sleep(lasted)
+            found["without"].append(max(alone))
+            progress(f"lock_timeout {timeout:g} s: the longest of {len(waits)} reads took {max(waits):.3f} s")
+    return found
+
+
+def stalls_text(found: Mapping[str, Any]) -> str:
+    """The last part of the results."""
+    rows = "\n".join(
+        f"| lock_timeout {timeout:g} s{' (the default)' if timeout == LOCK_TIMEOUTS[0] else ''} | {len(found[str(timeout)])} | {fine(found[str(timeout)])} |"
+        for timeout in LOCK_TIMEOUTS
+    )
+    return f"""\
+{STALLS}
+
+{datetime.now(UTC).date().isoformat()}, PostgreSQL {shadow.server_major(shadow.find_binaries())}, {os.cpu_count()} processors, load average at the end {os.getloadavg()[0]:.1f}. A transaction that has read a table stays open; the runner tries
+`ALTER TABLE … ADD COLUMN` on it, gives up twice and succeeds when the transaction has ended ({found["attempts"]} attempts in all). Meanwhile {READERS} visitors
+read the table, each again 10 ms after its last answer ({found["reads"]} reads). The longest wait of any of them in a round, in seconds:
+
+| | rounds | median (min–max) |
+|---|---|---|
+{rows}
+| no migration, for as long | {len(found["without"])} | {fine(found["without"])} |
+
+Again, this part alone: `benchmarks/migrations.py --python VENV/bin/python --only-stalls`
+"""
+
+
+def fine(values: Sequence[float]) -> str:
+    """Median, smallest and largest value in milliseconds' detail."""
+    return f"{statistics.median(values):.3f} ({min(values):.3f}–{max(values):.3f})"
+
+
 def table(cases: Sequence[Case], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[list[str]]:
     """Rows: tool, caught, missed, false alarms."""
     rows = {
@@ -286,8 +358,20 @@ def main(arguments: list[str]) -> int:
         help="what `python -m tests.schema.corpus.run` printed elsewhere, with another Django or PostgreSQL",
     )  # fmt: skip
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write (benchmarks/results)")
+    parser.add_argument(
+        "--stall-rounds", type=int, default=10, help="rounds with a locked table, for each lock_timeout (10)"
+    )
+    parser.add_argument(
+        "--only-stalls", action="store_true", help="measure the locked table alone, and keep the other results"
+    )
     given = parser.parse_args(arguments)
+    given.python = str(Path(given.python).absolute())  # it is run elsewhere
     progress = Progress()
+    if given.only_stalls:
+        results = given.results / "migrations.md"
+        before = results.read_text(encoding="utf-8").partition(STALLS)[0]
+        results.write_text(before + stalls_text(stalls(given.python, given.stall_rounds, progress)), encoding="utf-8")
+        return 0
     words = [given.python, "-m", "tests.schema.corpus.run"]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     started, spent = time.monotonic(), processor_seconds()
@@ -303,7 +387,8 @@ def main(arguments: list[str]) -> int:
     rows = table(cases, ours, theirs)
     wrong = [one.name for one in cases if ours[one.name]["verdict"] != one.label]
     times = timed(given.python, given.rounds, progress)
-    write(given, cases, answer, took, rows, wrong, theirs, times)
+    waited = stalls_text(stalls(given.python, given.stall_rounds, progress))
+    write(given, cases, answer, took, rows, wrong, theirs, times, waited)
     print("\n".join(" | ".join(row) for row in rows))
     median = statistics.median(times["pending"])
     return 0 if not wrong and median <= LIMIT else 1
@@ -311,9 +396,9 @@ def main(arguments: list[str]) -> int:
 
 def write(
     given: argparse.Namespace, cases: Sequence[Case], answer: Mapping[str, Any], took: str, rows: Sequence[Sequence[str]],
-    wrong: Sequence[str], theirs: Mapping[str, Any], times: Mapping[str, Any],
+    wrong: Sequence[str], theirs: Mapping[str, Any], times: Mapping[str, Any], waited: str,
 ) -> None:  # fmt: skip
-    """The results for people."""
+    """The results for people; waited: their last part."""
     labels = {label: sum(one.label == label for one in cases) for label in ("safe", "needs_approval", "refused")}
     bad = labels["needs_approval"] + labels["refused"]
     both = [
@@ -376,7 +461,8 @@ processors were asked for):
 | nothing pending | {spread(times["nothing"])} | {spread(times["nothing processor"])} |
 
 Again: `benchmarks/migrations.py --python VENV/bin/python`
-"""
+
+{waited}"""
     given.results.mkdir(parents=True, exist_ok=True)
     (given.results / "migrations.md").write_text(text, encoding="utf-8")
 

@@ -12,7 +12,8 @@ import pytest
 from bluegreen.errors import BluegreenError
 from bluegreen.schema import shadow
 from tests.schema import project
-from tests.schema.test_runner import FILL, ORDER, Site
+from tests.schema.site import ORDER, Site
+from tests.schema.test_runner import FILL
 
 NOTE = 'migrations.AddField("Order", "note", models.TextField(null=True)),'
 SIZE = 'migrations.AddField("Order", "size", models.IntegerField(default=7)),'

@@ -15,7 +15,8 @@ import pytest
 
 from bluegreen.errors import BluegreenError
 from bluegreen.schema import shadow
-from tests.schema.test_runner import Site, first, site  # noqa: F401  fixtures
+from tests.schema.site import Site
+from tests.schema.test_runner import first, site  # noqa: F401  fixtures
 
 PASSWORD = "hunter2 it's"
 

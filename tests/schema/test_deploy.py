@@ -17,7 +17,7 @@ from bluegreen.errors import BluegreenError
 from bluegreen.schema import shadow
 from tests.schema import project
 from tests.schema.conftest import REPO
-from tests.schema.test_runner import ORDER, SETTINGS
+from tests.schema.site import ORDER, SETTINGS
 from tests.unit.host.conftest import Host, make_directory, simulate
 
 NOTE = "    note = models.TextField({})\n"

@@ -10,7 +10,7 @@ import pytest
 
 from support import check_migrations as gate
 from tests.schema import project
-from tests.schema.test_runner import ORDER, SETTINGS
+from tests.schema.site import ORDER, SETTINGS
 
 
 def commit(repo: Path, files: dict[str, str]) -> str:

@@ -9,8 +9,8 @@ import pytest
 from bluegreen import ledger
 from bluegreen.errors import BluegreenError
 from tests.schema import project
+from tests.schema.site import ORDER
 from tests.schema.test_deploy import NOTE, Releases, releases
-from tests.schema.test_runner import ORDER
 
 __all__ = ["releases"]
 

@@ -3,103 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import subprocess
-import threading
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bluegreen.errors import BluegreenError, Code
 from bluegreen.schema import shadow
-from bluegreen.schema.service import call
 from tests.schema import project
-from tests.schema.conftest import REPO
+from tests.schema.site import ORDER, Site
 
-SETTINGS = """
-SECRET_KEY = "x"
-INSTALLED_APPS = ["django.contrib.contenttypes", "shop"]
-DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "a"}}
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-"""
-ORDER = """
-from django.db import models
-class Order(models.Model):
-    number = models.CharField(max_length=20)
-"""
 FILL = """
 def fill(apps, schema_editor):
     print("filling")
     apps.get_model("shop", "Order").objects.create(number="side effect")
 """
-
-
-class Site:
-    """A database and the releases that use it."""
-
-    def __init__(self, server: shadow.Server, python: str, place: Path, name: str, template: str = "template0"):
-        self.server, self.python, self.place, self.name = server, python, place, name
-        self.files = {
-            "conf.py": SETTINGS,
-            "shop/models.py": ORDER,
-            "shop/migrations/0001_initial.py": project.migration(project.CREATE_ORDER, "initial = True"),
-        }
-        shadow.psql(server, "postgres", f"CREATE DATABASE {name} TEMPLATE {template}")
-        project.write(place, self.files)
-
-    @property
-    def order(self) -> dict[str, Any]:
-        where = {"HOST": self.server.host, "PORT": str(self.server.port), "USER": self.server.user, "NAME": self.name}
-        return {"app": "orders", "databases": {"default": where}}
-
-    def migration(self, name: str, operations: str, head: str = "", prelude: str = "") -> None:
-        """One more migration, after the last."""
-        last = max((self.place / "shop/migrations").glob("0*.py")).stem
-        text = project.migration(operations, f'dependencies = [("shop", "{last}")]\n    {head}', prelude)
-        project.write(self.place, {f"shop/migrations/{name}.py": text})
-
-    def call(self, verb: str, **more: Any) -> dict[str, Any]:
-        environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "conf"}
-        return call(verb, {**self.order, **more}, self.python, 60, cwd=self.place, env=environment)
-
-    def steps(self, **more: Any) -> list[dict[str, Any]]:
-        return [{**one, "tables": ["public.shop_order"], **more} for one in self.call("pending")["pending"]]
-
-    def run(self, steps: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, Any]:
-        return self.call("run", steps=self.steps() if steps is None else steps, **more)
-
-    def start(self, steps: list[dict[str, Any]], **more: Any) -> subprocess.Popen[str]:
-        """A run beside this one."""
-        environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "conf", "PYTHONPATH": str(REPO)}
-        child = subprocess.Popen(
-            [self.python, "-m", "bluegreen.schema", "run"], cwd=self.place, env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        assert child.stdin is not None
-        child.stdin.write(json.dumps({**self.order, "steps": steps, **more}))
-        child.stdin.close()
-        child.stdin = None
-        return child
-
-    def sql(self, text: str) -> str:
-        return shadow.psql(self.server, self.name, text).strip()
-
-    def hold(self, statement: str) -> subprocess.Popen[str]:
-        """A transaction that has done something and stays open until its stdin is closed."""
-        child = subprocess.Popen(
-            ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self.name], env=self.server.environment(), text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write(f"BEGIN;\n{statement};\nSELECT 'held';\n")
-        child.stdin.flush()
-        while (said := child.stdout.readline().strip()) != "held":
-            assert said, "psql ended"
-        return child
 
 
 @pytest.fixture(scope="module")
@@ -132,38 +50,16 @@ def test_each_migration_runs_once_with_two_runs_at_once(site: Site) -> None:
 def test_readers_never_wait_longer_than_the_lock_timeout(site: Site) -> None:
     site.migration("0002_note", 'migrations.AddField("Order", "note", models.TextField(null=True)),')
     holder = site.hold("SELECT count(*) FROM shop_order")
-    stalls: list[float] = []
-    stop = threading.Event()
-
-    def read() -> None:
-        with subprocess.Popen(
-            ["psql", "-XAtq", "-d", site.name], env=site.server.environment(), text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        ) as reader:  # fmt: skip
-            assert reader.stdin is not None
-            assert reader.stdout is not None
-            while not stop.is_set():
-                began = time.monotonic()
-                reader.stdin.write("SELECT count(*) FROM shop_order;\n")
-                reader.stdin.flush()
-                reader.stdout.readline()
-                stalls.append(time.monotonic() - began)
-                stop.wait(0.01)
-            reader.stdin.close()
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    child = site.start(site.steps(), lock_timeout=0.5, long=600)
-    assert child.stderr is not None
-    said = ""
-    while "attempt 2" not in said:
-        said = child.stderr.readline()
-        assert said, "it gave up"
-    meanwhile = max(stalls)  # the holder would never have ended by itself
-    holder.communicate("COMMIT;\n")
-    answer = json.loads(child.communicate(timeout=60)[0])
-    stop.set()
-    thread.join()
+    with site.reading() as stalls:
+        child = site.start(site.steps(), lock_timeout=0.5, long=600)
+        assert child.stderr is not None
+        said = ""
+        while "attempt 2" not in said:
+            said = child.stderr.readline()
+            assert said, "it gave up"
+        meanwhile = max(stalls)  # the holder would never have ended by itself
+        holder.communicate("COMMIT;\n")
+        answer = json.loads(child.communicate(timeout=60)[0])
     assert answer["failed"] is None
     assert answer["applied"][0]["attempts"] >= 2
     assert meanwhile < 0.5 + 2, "lock_timeout, and what a busy machine adds"

@@ -49,12 +49,12 @@ def test_the_schema_comes_back_with_it_when_that_is_asked_for(fleet: Deployment)
     fleet.expect_live(LIVE)
 
 
-def test_one_whose_controller_died_before_it_is_named_by_status_with_the_command_that_runs_it(
+def test_one_whose_controller_died_first_is_named_by_status_with_the_command_that_runs_it(
     fleet: Deployment,
 ) -> None:
     process = fleet.start("deploy.yml", sha=fleet.sha(NEXT), watch=1, rollout_lease_ttl=15, **WORDS)
     live = f"grep -c {fleet.sha(NEXT)} /var/lib/bluegreen/orders/active.json"
-    until(lambda: fleet.on("web1", live, check=False).strip() != "0", "the release is confirmed", 180)
+    until(lambda: int(fleet.on("web1", live, check=False)), "the release is confirmed", 180)
     process.kill()
     shown = fleet.must("status.yml").output
     told = re.search(r"web1: late migrations that have not run: orders\.0004_forget; type (.*)", shown)
