@@ -207,6 +207,7 @@ MOST_KPIS = 20
 TARGET = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 TARGET_KEYS = ("job", "targets", "path", "scheme", "labels")
 LABEL = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*")  # two underscores at the beginning are Prometheus's own
+RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")
 SIZE = re.compile(r"[0-9]+[kKmMgG]?")
 LOCAL_URL = re.compile(r"/([A-Za-z0-9._~-]+/)+")
 ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
@@ -380,6 +381,15 @@ def check_paths(known: Mapping[str, Any]) -> Iterator[str]:
         )
     if int(known.get("app_port", 80)) > 65535:
         yield wrong("app_port", f"is {known['app_port']}; the last port is 65535")
+
+
+def check_recipient(known: Mapping[str, Any]) -> Iterator[str]:
+    key = known.get("migrations_snapshot_recipient", "")
+    if key and not RECIPIENT.fullmatch(key):
+        # not shown: it may be the private one
+        yield wrong(
+            "migrations_snapshot_recipient", "is not a public key of age: age-keygen -y key.txt prints it (age1…)"
+        )
 
 
 def check_tls(known: Mapping[str, Any]) -> Iterator[str]:
@@ -652,6 +662,7 @@ CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...] = (
     check_python,
     check_paths,
     check_tls,
+    check_recipient,
     check_environment,
     check_processes,
     check_checks,

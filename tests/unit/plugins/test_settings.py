@@ -40,6 +40,7 @@ def test_the_shortest_good_settings_have_no_problem() -> None:
         {"app_wsgi": ..., "app_asgi": "orders.asgi:application"},
         {"app_domain": "192.0.2.7", "app_domain_aliases": ["shop.example.org"]},
         {"app_workers": "4"},  # -e app_workers=4
+        {"migrations_snapshot_recipient": f"age1{'q' * 58}"},
         {"app_https": "true"},
         {
             "app_processes": {
@@ -128,6 +129,7 @@ def test_a_missing_setting_is_named_with_its_file(name: str, value: object) -> N
         ({"app_writable_dirs": ["/srv"]}, "relative path"),
         ({"app_static_url": "static"}, "must begin and end with a slash"),
         ({"app_static_url": "/"}, "must begin and end with a slash"),
+        ({"migrations_snapshot_recipient": "AGE-SECRET-KEY-1"}, "is not a public key of age: age-keygen -y"),
         ({"app_max_body": "100 MB"}, "nginx's notation"),
         ({"app_tls_certificate": "/etc/a.pem"}, "app_tls_certificate is set and app_tls_key is not"),
         ({"app_tls_key": "/etc/a.key"}, "app_tls_key is set and app_tls_certificate is not"),
