@@ -53,7 +53,7 @@ def test_one_whose_controller_died_first_is_named_by_status_with_the_command_tha
     fleet: Deployment,
 ) -> None:
     process = fleet.start("deploy.yml", sha=fleet.sha(NEXT), watch=1, rollout_lease_ttl=15, **WORDS)
-    live = f"grep -c {fleet.sha(NEXT)} /var/lib/bluegreen/orders/active.json"
+    live = f"grep -c '^ .sha.: .{fleet.sha(NEXT)}' /var/lib/bluegreen/orders/active.json"
     until(lambda: int(fleet.on("web1", live, check=False)), "the release is confirmed", 180)
     process.kill()
     shown = fleet.must("status.yml").output

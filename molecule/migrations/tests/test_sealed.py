@@ -15,6 +15,7 @@ from promises import SSH_OPTIONS, STATE, Deployment, approvals
 
 pytestmark = pytest.mark.full
 LIVE, NEXT = "r2", "fills_note"
+TAKEN: dict[str, str] = {}  # the snapshot before the migration
 PRICES = "select count(*), sum(price_cents) from orders_product"
 
 
@@ -80,6 +81,7 @@ def test_the_snapshot_before_an_approved_migration_is_for_its_key_alone(sealed: 
     kept = newest(sealed)
     path = f"/var/lib/bluegreen/orders/snapshots/{kept['file']}"
     assert path.endswith(".dump.age")
+    TAKEN["id"] = kept["id"]
     assert plain_dumps(sealed) <= before, "nothing on the host is the plain dump"
     opened = f"{ssh(sealed)} cat {path} | age -d -i {key}"
     assert hashlib.sha256(piped(opened)).hexdigest() == kept["sha256"]
@@ -87,32 +89,32 @@ def test_the_snapshot_before_an_approved_migration_is_for_its_key_alone(sealed: 
     assert re.search(r"TABLE DATA public orders_product ", listed), listed
 
 
+def test_a_reverse_takes_one_for_the_same_key(sealed: Deployment) -> None:
+    before = plain_dumps(sealed)
+    sealed.must("rollback.yml", schema="reverse")
+    sealed.expect_live(LIVE)
+    kept = newest(sealed)
+    assert kept["id"] > TAKEN["id"]
+    assert kept["file"].endswith(".dump.age")
+    assert plain_dumps(sealed) <= before
+
+
 def test_it_is_put_back_once_who_has_the_key_hands_it_in(sealed: Deployment, key: Path) -> None:
-    kept, prices = newest(sealed), sql(sealed, PRICES)
+    prices = sql(sealed, PRICES)
     sql(sealed, "update orders_product set price_cents = 0")
     before = plain_dumps(sealed)
     sealed.on("db1", 'runuser -u postgres -- psql -c "alter role orders createdb"')
     try:
-        asked = sealed.refuse("restore.yml", snapshot=kept["id"])
+        asked = sealed.refuse("restore.yml", snapshot=TAKEN["id"])
         assert "age -d -i KEY" in asked.lines[-1], asked.tail()
-        refused = sealed.refuse("restore.yml", snapshot=kept["id"], accept_data_loss=kept["id"])
+        refused = sealed.refuse("restore.yml", snapshot=TAKEN["id"], accept_data_loss=TAKEN["id"])
         assert "is encrypted, and the key is not on this host" in refused.lines[-3], refused.tail()
         command = refused.lines[-1].partition("next")[2].removesuffix("; then the same again")
         piped(command.replace("ssh web1 ", f"{ssh(sealed)} ").replace("KEY", str(key)))
-        sealed.must("restore.yml", snapshot=kept["id"], accept_data_loss=kept["id"])
+        sealed.must("restore.yml", snapshot=TAKEN["id"], accept_data_loss=TAKEN["id"])
     finally:
         sealed.on("db1", 'runuser -u postgres -- psql -c "alter role orders nocreatedb"')
     assert sql(sealed, PRICES) == prices
     assert plain_dumps(sealed) <= before, "what was handed in is gone again"
     bad = sql(sealed, "select datname from pg_database where datname like 'orders\\_bad\\_%'")
     sql(sealed, f"drop database {bad}", "postgres")
-
-
-def test_a_reverse_takes_one_for_the_same_key(sealed: Deployment) -> None:
-    before, earlier = plain_dumps(sealed), newest(sealed)["id"]
-    sealed.must("rollback.yml", schema="reverse")
-    sealed.expect_live(LIVE)
-    kept = newest(sealed)
-    assert kept["id"] > earlier
-    assert kept["file"].endswith(".dump.age")
-    assert plain_dumps(sealed) <= before
