@@ -111,6 +111,8 @@ def test_it_is_put_back_once_who_has_the_key_hands_it_in(sealed: Deployment, key
         assert "is encrypted, and the key is not on this host" in refused.lines[-3], refused.tail()
         command = refused.lines[-1].partition("next")[2].removesuffix("; then the same again")
         piped(command.replace("ssh web1 ", f"{ssh(sealed)} ").replace("KEY", str(key)))
+        there = plain_dumps(sealed) - before
+        assert {Path(path).name for path in there} == {f"{TAKEN['id']}-default.dump"}
         sealed.must("restore.yml", snapshot=TAKEN["id"], accept_data_loss=TAKEN["id"])
     finally:
         sealed.on("db1", 'runuser -u postgres -- psql -c "alter role orders nocreatedb"')
