@@ -374,8 +374,8 @@ class Stage(Rig):
             raise Failure(f"{host}: {json.dumps(answer.get('error') or 'the host tool gave no answer')}")
         return answer
 
-    def taken(self, name: str, message: Mapping[str, Any]) -> dict[str, Any]:
-        """The lease. Where a busy register was not told that the last one had ended, it expires. Raises Failure."""
+    def patient(self, name: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A call, again where the register is too busy to answer or was not told of a lease's end. Raises Failure."""
         until = time.monotonic() + 2 * TTL
         while True:
             try:
@@ -400,7 +400,7 @@ class Stage(Rig):
         deploy = f"20260101t000000-{uuid.uuid4().hex[:6]}"
         call: dict[str, Any] = {"deploy_id": deploy, "holder": "switches", "fence": None}
         take = {"verb": "lease", "action": "take", "ttl": TTL, "what": "switches", "brief": True}
-        call["fence"] = fence(self.together(lambda name: self.taken(name, call | {"steps": [take]})))
+        call["fence"] = fence(self.together(lambda name: self.patient(name, call | {"steps": [take]})))
 
         def route(name: str) -> dict[str, Any]:
             step = {"verb": "route", "release": new[name], "share": 100, "ttl": TTL, "kind": "deploy", "fresh": True}
@@ -413,7 +413,7 @@ class Stage(Rig):
                 {"verb": "processes", "action": "settle", "wait": False},
                 {"verb": "lease", "action": "release"},
             ]
-            return self.call(name, call | {"steps": steps})
+            return self.patient(name, call | {"steps": steps})
 
         started = time.monotonic()
         self.together(route)
