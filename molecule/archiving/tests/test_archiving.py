@@ -20,7 +20,7 @@ BACKFILL = {"archive": {"command": "python manage.py archive_orders --stay --bat
 # What archived_at has to be while the columns before it are there.
 WANTED = "case when state = 'confirmed' then coalesce(confirmed_at, taken_at) end"
 WITH_STATE = """
-    alter table orders_order add column if not exists state varchar(12) not null default 'waiting',
+    alter table if exists orders_order add column if not exists state varchar(12) not null default 'waiting',
         add column if not exists confirmed_at timestamptz"""
 # Back to the schema of r7: an earlier run on these hosts may have left a later one.
 AS_BEFORE = f"""{WITH_STATE};
