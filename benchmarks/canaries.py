@@ -103,7 +103,10 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Canary:
-    """One canary: the verdict, seconds and rounds to it from the moment when the share was routed, and its requests."""
+    """One canary: the verdict, seconds and rounds to it from the moment when the share was routed, and its requests.
+
+    medians: of both releases' latencies, in seconds.
+    """
 
     kind: str
     verdict: str
@@ -112,6 +115,7 @@ class Canary:
     new: int
     new_errors: int
     live: int
+    medians: tuple[float, float]
     reason: str
 
 
@@ -162,7 +166,8 @@ def text(found: Sequence[Canary], facts: Mapping[str, Any]) -> str:
 How: [../README.md](../README.md).
 
 {SHARE} % of {facts["rate"]:g} requests a second go to the new release, which is judged every {ROUND:g} s. A page takes
-{PAGE * 1000:.0f} ms.
+{PAGE * 1000:.0f} ms. A release like the live one is watched for {KINDS["alike"].watch:g} s, a bad one for up to
+{KINDS["silent"].watch:g} s.
 
 **{len(wrong)} of {alike} canaries of a release like the live one were stopped.**{bound}
 
@@ -239,7 +244,8 @@ class Site(Stage):
                 self.on(host, f"systemctl start {APP}@{colour}")
         reason = said.reasons[0] if said.reasons else ""
         counts = (judging.requests(said.new), judging.errors(said.new), judging.requests(said.live))
-        return Canary(key, said.verdict, round(spent, 2), rounds, *counts, reason)
+        new, live = (round(judging.quantile(tally, 0.5) or 0, 3) for tally in (said.new, said.live))
+        return Canary(key, said.verdict, round(spent, 2), rounds, *counts, (new, live), reason)
 
     def judged(
         self, kind: Kind, call: Mapping[str, Any], colour: str, release: str, began: float
@@ -286,6 +292,7 @@ def checked(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="canaries.py", description=__doc__)
     parser.add_argument("--alike", type=int, default=100, help="canaries of a release like the live one (100)")
     parser.add_argument("--each", type=int, default=10, help="canaries of each bad kind (10)")
+    parser.add_argument("--kinds", nargs="+", choices=[key for key in KINDS if key != "alike"], help="bad ones (all)")
     parser.add_argument("--rate", type=float, default=80, help="requests per second (80)")
     parser.add_argument("--keep", action="store_true", help="leave the host running")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write (benchmarks/results)")
@@ -312,7 +319,8 @@ def main(arguments: list[str]) -> int:
     facts = about(f"benchmarks/canaries.py --alike {given.alike} --each {given.each} --rate {given.rate:g}") | {
         "rate": given.rate
     }
-    wanted = [key for key in KINDS if key != "alike" for _ in range(given.each)] + ["alike"] * given.alike
+    kinds = given.kinds or [key for key in KINDS if key != "alike"]
+    wanted = [key for key in kinds for _ in range(given.each)] + ["alike"] * given.alike
     found: list[Canary] = []
     try:
         site.prepare()
@@ -324,7 +332,8 @@ def main(arguments: list[str]) -> int:
                 one = found[-1]
                 progress(
                     f"{len(found)} of {len(wanted)}: {KINDS[key].name}: {one.verdict} after {one.seconds:.1f} s, "
-                    f"{one.new_errors} of {one.new} failed{f': {one.reason}' if one.reason else ''}"
+                    f"{one.new_errors} of {one.new} failed, medians {one.medians[0]:.3f} and {one.medians[1]:.3f} s"
+                    f"{f': {one.reason}' if one.reason else ''}"
                 )
     finally:
         if not given.keep:
