@@ -52,7 +52,7 @@ POOLED = """\
 from shop.settings import *  # noqa: F403
 from shop.settings import DATABASES
 
-DATABASES["default"] |= {"CONN_MAX_AGE": 0, "OPTIONS": {"pool": {"min_size": 1, "max_size": 10}}}
+DATABASES["default"] |= {"CONN_MAX_AGE": 0, "OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}
 """
 SETTINGS: dict[str, dict[str, object]] = {
     "wsgi": {"app_threads": 16},  # with fewer, slow answers alone keep all of them busy
