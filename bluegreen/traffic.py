@@ -58,9 +58,7 @@ def changes(paths: Paths) -> list[Change]:
     found: list[Change] = []
     for entry in route.journal(paths):
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            change = Change(float(entry["from"]), float(entry["at"]), str(entry["slots"]))
-            if not found or found[-1].slots != change.slots:
-                found.append(change)
+            found.append(Change(float(entry["from"]), float(entry["at"]), str(entry["slots"])))
     if not found and (content := route.read(paths)):
         found.append(Change(0.0, 0.0, route.slots(content, paths)))
     return found
@@ -421,6 +419,7 @@ def measure(context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
 def beginning(context: Context, history: Sequence[Change], window: float) -> float:
     """From when on requests count (seconds since 1970): the last change of the route, or the last `window` seconds.
 
+    The route is replaced for the first release too, though its colour had all slots since provisioning.
     A window ends where the live release was confirmed: what its colour did before was another release's work.
     """
     if window <= 0:

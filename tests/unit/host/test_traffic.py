@@ -412,6 +412,24 @@ def test_a_canary_is_measured_by_colour_and_read_on(site: Any) -> None:
     assert len(json.dumps(second)) < 2000
 
 
+def test_what_visitors_got_before_the_first_release_is_not_blamed_on_it(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(privileges, "call", lambda work, **_: work())
+    host.paths.log.parent.mkdir(parents=True)
+    route.note(host.paths, {"from": time.time() - 60, "at": time.time() - 60, "slots": "b" * 20})  # provisioning
+    for slot in range(3):
+        visit(host, slot, 0.0, release="", status=503, upstream_status="502")
+    time.sleep(0.06)
+    first = host.release(1, "deploy-1", 1)
+    host.do("start", "deploy-1", 1, release=first, alive=0)
+    host.do("route", "deploy-1", 1, release=first, share=100)
+    assert {entry["slots"] for entry in route.journal(host.paths)} == {"b" * 20}
+    time.sleep(0.06)
+    visit(host, 3)
+    assert counts(host.do("measure", "deploy-1", 1), "blue") == {"ok": 1}
+
+
 def test_the_window_before_a_switch_ends_where_the_live_release_began(site: Any) -> None:
     visit(site, 3, 3600)
     visit(site, 3, 0)
