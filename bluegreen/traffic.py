@@ -368,7 +368,7 @@ def tally(
 
 
 def measure(context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
-    """What visitors got since the cursor; without one, since the route changed last, or in the last `window` seconds.
+    """What visitors got since the cursor; without one, since the route was replaced last, or in the last `window` s.
 
     Answers {colours: {colour: {group: {ok, client, server, none, gone, hist}}}, cursor, seconds, …}, or {unreadable} if
     the log cannot be read, which is an error with `strict`. Raises BluegreenError.
@@ -417,7 +417,7 @@ def measure(context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def beginning(context: Context, history: Sequence[Change], window: float) -> float:
-    """From when on requests count (seconds since 1970): the last change of the route, or the last `window` seconds.
+    """From when on requests count (seconds since 1970): the last replacement of the route, or the last `window` s.
 
     The route is replaced for the first release too, though its colour had all slots since provisioning.
     A window ends where the live release was confirmed: what its colour did before was another release's work.
