@@ -23,7 +23,16 @@ from bluegreen.verbs import VERBS, perform
 if TYPE_CHECKING:
     import argparse
 
-DISK = {errno.ENOSPC: "is full", errno.EDQUOT: "is full", errno.EIO: "fails", errno.EROFS: "is read-only"}
+SYSTEM = {  # what the host may lack, and where to look
+    errno.ENOSPC: ("the disk is full", "df -h; df -i"),
+    errno.EDQUOT: ("the disk is full", "quota; df -h"),
+    errno.EIO: ("the disk fails", "dmesg"),
+    errno.EROFS: ("the disk is read-only", "dmesg; findmnt"),
+    errno.EBUSY: ("a file is in use by something else", "findmnt"),
+    errno.ENOMEM: ("memory is used up", "free -h"),
+    errno.EMFILE: ("too many files are open", "ulimit -n"),
+    errno.ENFILE: ("too many files are open", "sysctl fs.file-nr"),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -203,17 +212,15 @@ def look_up(reference: dict[str, Any], results: dict[str, Any]) -> Any:
 
 
 def unforeseen(verb: str) -> dict[str, Any]:
-    """The exception at hand, which no verb expects: a disk that fails is told in one line, all else is a bug.
+    """The exception at hand, which no verb expects: what the host lacks is told in one line, all else is a bug.
 
     Of a bug the caller gets the last line, and stderr the whole of it.
     """
     problem = sys.exception()
-    if isinstance(problem, OSError) and problem.errno in DISK:
-        what, todo = (
-            f"bluegreen {verb}: the disk {DISK[problem.errno]}",
-            "mend that (df -h; dmesg), then type the same again",
-        )
-        failure = BluegreenError(Code.REFUSED, what, str(problem), todo)
+    if isinstance(problem, OSError) and problem.errno in SYSTEM:
+        lacks, look = SYSTEM[problem.errno]
+        todo = f"mend that ({look}), then type the same again"
+        failure = BluegreenError(Code.REFUSED, f"bluegreen {verb}: {lacks}", str(problem), todo)
         print(f"bluegreen: {failure}", file=sys.stderr)
         return failure.as_dict(verb)
     import traceback  # slow to import

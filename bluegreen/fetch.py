@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from bluegreen.errors import bad_input, check_failed
+from bluegreen.errors import BluegreenError, bad_input, check_failed
 
 CHUNK = 1 << 20
 SILENCE = 30.0  # seconds without a byte after which a store counts as gone
@@ -29,6 +29,11 @@ REASONS = {
     403: "it refuses: artifact_token is missing, wrong, or may not read",
     404: "there is no such file, or artifact_token may not see it",
 }
+
+
+def failed(what: str, why: str) -> BluegreenError:
+    """The store did not give the file: neither the commit nor the host is to blame."""
+    return check_failed(what, why, "mend that (artifact_store, artifact_token), then type the same again")
 
 
 def shown(url: str) -> str:
@@ -53,7 +58,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if urllib.parse.urlsplit(newurl).scheme != "https":
-            raise check_failed(f"{shown(req.full_url)} leads to an address without TLS", shown(newurl))
+            raise failed(f"{shown(req.full_url)} leads to an address without TLS", shown(newurl))
         made = super().redirect_request(req, fp, code, msg, headers, newurl)
         token = req.unredirected_hdrs.get("Authorization")
         if made is not None and token and origin(newurl) == origin(req.full_url):
@@ -131,9 +136,9 @@ def opened(url: str, token: str, accept: str, seconds: float) -> Iterator[tuple[
     except urllib.error.HTTPError as problem:
         problem.close()
         why = REASONS.get(problem.code, f"the store answers {problem.code}")
-        raise check_failed(f"{shown(url)} cannot be fetched ({problem.code})", why) from None
+        raise failed(f"{shown(url)} cannot be fetched ({problem.code})", why) from None
     except (OSError, ValueError, http.client.HTTPException) as problem:
-        raise check_failed(f"{shown(url)} cannot be fetched", why_not(problem, watch.over, seconds)) from None
+        raise failed(f"{shown(url)} cannot be fetched", why_not(problem, watch.over, seconds)) from None
     finally:
         watch.close()
 
@@ -166,23 +171,16 @@ def fetch(
     with opened(url, token, accept, seconds) as (answer, watch):
         wanted = answer.length  # None where the store does not say
         if wanted is not None and wanted > most:
-            raise check_failed(f"{shown(url)} is too large", f"it has {wanted} bytes, and {most} may be")
+            raise failed(f"{shown(url)} is too large", f"it has {wanted} bytes, and {most} may be")
         while chunk := answer.read1(CHUNK):
             got += len(chunk)
             if got > most:
-                raise check_failed(f"{shown(url)} is too large", f"more than {most} bytes came")
+                raise failed(f"{shown(url)} is too large", f"more than {most} bytes came")
             write(chunk)
             if watch.over:
                 break
         if watch.over:
-            raise check_failed(f"{shown(url)} cannot be fetched", f"no end after {seconds:g} s (artifact_timeout)")
+            raise failed(f"{shown(url)} cannot be fetched", f"no end after {seconds:g} s (artifact_timeout)")
         if wanted is not None and got != wanted:
-            raise check_failed(f"{shown(url)} came incompletely", f"{got} of {wanted} bytes")
+            raise failed(f"{shown(url)} came incompletely", f"{got} of {wanted} bytes")
     return got
-
-
-def read(url: str, *, token: str = "", accept: str = "", most: int, seconds: float) -> bytes:
-    """The content of a small file. Raises BluegreenError."""
-    parts: list[bytes] = []
-    fetch(url, parts.append, token=token, accept=accept, most=most, seconds=seconds)
-    return b"".join(parts)

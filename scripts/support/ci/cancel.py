@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from plugins.module_utils.bluegreen_fleet import PARTS, PHASES
+from plugins.module_utils.bluegreen_fleet import PARTS, PHASES, WINDOW_ENDS
 from support.ci.record import Record
 
 GROUP = "cancelled"  # the hosts of playbooks/cancel.yml
-LAST = PHASES.index("confirm")
+TOLD = (*PHASES[: PHASES.index("confirm") + 1], *WINDOW_ENDS)  # the phases whose answers the way back decides by
 MOVES = ("canary", "switch", "watch", "confirm")  # visitors may have been moved once one of them began
 WHY = {"what": "the run was cancelled", "why": "it was told to stop", "next": "the same again", "code": "cancelled"}
 
@@ -44,7 +44,7 @@ def inventory(record: Record) -> dict[str, Any]:
 
 def variables(record: Record, host: str) -> dict[str, Any]:
     """The registered answers of one host."""
-    reached = [phase for phase in PHASES[: LAST + 1] if phase in record.reached]
+    reached = [phase for phase in TOLD if phase in record.reached]
     found: dict[str, Any] = {}
     for phase in reached:
         answers = record.answers.get(phase, {}).get(host, [])

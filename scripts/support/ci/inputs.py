@@ -84,6 +84,7 @@ exit status:
   2  an input was refused, nothing started        7  cancelled: nothing changed, or all went back
   3  a secret is missing or does not fit          8  cancelled too late: the new release was confirmed
   4  the run was refused, nothing was changed     9  not every host could be asked; the hosts settle it themselves
+after 5 and 7 a maintenance page that was up may stay: the last lines say so, and what ends it
 """
 
 

@@ -77,6 +77,21 @@ def test_a_run_that_took_nothing_needs_no_way_back(reached: list[str], inputs: d
     assert cancel.needed(run(["preflight"])) is True
 
 
+@pytest.mark.parametrize(("ended", "stays"), [(["web1", "web2"], []), (["web1"], ["web2"]), ([], ["web1", "web2"])])
+def test_a_cancel_while_a_window_ends_knows_which_hosts_serve_again(ended: list[str], stays: list[str]) -> None:
+    record = run(["preflight", "stage", "plan_migrations", "maintenance", "migrate", "maintenance_end_fits"])
+    record.reached.append("maintenance_end")
+    for phase in ("stage", "maintenance"):
+        record.answers[phase] = {host: [passed()] for host in ("web1", "web2")}
+    error = {"what": "0007_x failed", "why": "", "next": "", "code": fleets.CHECK_FAILED}
+    record.answers["migrate"] = {"web1": [{"verdict": "fail", "results": {}, "error": error}]}
+    record.answers["maintenance_end"] = {host: [passed(maintenance={"ended": "r1"})] for host in ended}
+    fleet = restored(record)
+    assert fleets.page_stays(fleet) == stays
+    assert phases(fleet) == {"settle"}
+    assert fleets.problems(fleet)[0].what == "0007_x failed"
+
+
 def test_the_exit_status_says_what_the_visitors_get() -> None:
     record = run(["preflight", "switch"])
     went, stayed = passed(revert={"decided": "ABORT"}), passed(revert={"decided": "COMMIT"})

@@ -95,9 +95,14 @@ def test_a_bug_is_json_too(host: Any, capsys: Any, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("number", "says"),
-    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "is read-only"), (errno.EIO, "the disk fails")],
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EROFS, "is read-only"),
+        (errno.EIO, "the disk fails"),
+        (errno.EBUSY, "in use by something else"),
+    ],
 )
-def test_a_disk_that_fails_is_no_bug(
+def test_what_the_host_lacks_is_no_bug(
     host: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch, number: int, says: str
 ) -> None:
     def fail(context: Any, params: Any) -> Any:
