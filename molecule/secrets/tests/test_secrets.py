@@ -346,7 +346,7 @@ def test_the_way_back_of_a_run_that_was_cancelled_says_nothing(vm: Deployment, m
         told = {"verb": "deploy", "app": "notes", "deploy_id": pending["deploy_id"], "sha": vm.sha("n2")}
         answers = {"preflight": {"results": {"lease": lease}}, "switch": {"results": {"route": {}}}}
         record = Record(
-            inputs=told | {"hosts": ["vm1"], "migration_host": "vm1"},
+            inputs=told | {"hosts": ["vm1"], "migration_host": "vm1", "retry_bad": True},
             reached=["preflight", "switch", "watch"],
             answers={phase: {"vm1": [answer | {"verdict": "pass"}]} for phase, answer in answers.items()},
         )
@@ -364,7 +364,8 @@ def test_a_failure_to_settle_says_nothing(vm: Deployment, marked: Marked) -> Non
     names = " ".join(f"notes-{colour}@one-1.service" for colour in ("blue", "green"))
     vm.on("vm1", f"systemctl mask -q --runtime {names}")
     try:
-        ran = marked.run("deploy.yml", "-e", json.dumps({"app_processes": {"one": one}}), sha=vm.sha("n2"), watch=0)
+        extra = json.dumps({"app_processes": {"one": one}})
+        ran = marked.run("deploy.yml", "-e", extra, sha=vm.sha("n2"), watch=0, retry_bad=True)
     finally:
         vm.on("vm1", f"systemctl unmask -q --runtime {names}")
     assert "settling failed" in ran.output, ran.tail()
