@@ -131,6 +131,10 @@ class Paths:
         """The socket on which a colour answers."""
         return self.run / f"{colour}.sock"
 
+    def websocket(self, colour: str) -> Path:
+        """The socket on which a colour with ASGI meets websockets: these are counted by themselves."""
+        return self.run / f"{colour}.ws.sock"
+
 
 @dataclasses.dataclass(frozen=True)
 class HostConfig:
@@ -146,6 +150,7 @@ class HostConfig:
     releases_keep: int = 5
     workers: int = 0  # nothing reads it, but hosts of earlier versions have it in their file
     drain_ceiling: int = 120
+    websocket_patience: int = 10
     min_free_mb: int = 512
     mount: bool = True
     register: bool = False

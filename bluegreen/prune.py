@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bluegreen import files, images, inflight, release, secrets, start, units
+from bluegreen import files, images, release, secrets, start, units
 from bluegreen.config import COLOURS
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError
@@ -104,7 +104,7 @@ def renew(context: Context, name: str, names: Sequence[str], source: str) -> Non
     warm = next((each for each in COLOURS if release.resolved(paths, each) == name), "")
     running = bool(warm) and start.is_active(context.app, warm)
     if running:
-        inflight.wait_idle(lambda: inflight.sample(str(paths.socket(warm))), context.config.drain_ceiling)
+        start.drain(context, warm, context.config.drain_ceiling)
         units.systemctl("stop", units.web_unit(context.app, warm), timeout=300)
     secrets.replace(paths.releases / name, paths.releases / source, names)
     if running:

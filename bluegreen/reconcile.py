@@ -148,17 +148,17 @@ def serve_live(context: Context, live: Live, wait: float) -> list[str]:
     warm = other(live.colour)
     if _start_warm(context, warm):
         done.append(f"started the warm {warm} colour")
-    fallback = switch.may_fall_back(context, warm)
+    stand_ins = switch.stand_ins(context, warm)
     content = route.read(paths)
-    if content != start.wanted_links(context, live.colour, 0, fallback):
-        start.write_route(context, live.colour, 0, fallback)
+    if content != start.wanted_links(context, live.colour, 0, stand_ins):
+        start.write_route(context, live.colour, 0, stand_ins)
         done.append(f"routed everything to {live.colour} again")
     return done
 
 
 def serve_page(context: Context, live: Live) -> list[str]:
     """A maintenance window is open: nothing runs, and which release fits the schema is not for this host to say."""
-    if route.read(context.paths) == start.wanted_links(context, live.colour, 0, False):
+    if route.read(context.paths) == start.wanted_links(context, live.colour, 0, ()):
         return []
     start.write_route(context, live.colour)
     return ["routed everything to the maintenance page again"]

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,19 @@ KEPT_GENERATIONS = 5
 KEPT_CHANGES = 100
 
 
-def links(paths: Paths, live: str, share: int, statics: dict[str, str], fallback: bool) -> dict[str, str]:
+def links(
+    paths: Paths,
+    live: str,
+    share: int,
+    statics: Mapping[str, str],
+    stand_ins: Container[str] = (),
+    websockets: Container[str] = (),
+) -> dict[str, str]:
     """The content of a generation: link name → target.
 
     `live` is the colour that serves, `share` the percentage (0 to 100, steps of 5) routed to the other colour,
-    `statics` each colour's directory of unhashed static files, `fallback` whether the other colour may stand in
-    when the chosen one does not answer (only a warm confirmed release may).
+    `statics` each colour's directory of unhashed static files, `stand_ins` the colours that may stand in when the
+    chosen one does not answer (only confirmed releases may), `websockets` those with a socket for websockets alone.
     """
     if not 0 <= share <= 100 or share % (100 // SLOTS):
         raise ValueError(f"share must be 0 to 100 in steps of {100 // SLOTS}, not {share}")
@@ -34,22 +42,22 @@ def links(paths: Paths, live: str, share: int, statics: dict[str, str], fallback
     for slot in range(SLOTS):
         # the first slots move first: the visitors at 5 % are among those at 25 %
         colour = idle if slot < moved else live
-        spare = other(colour) if fallback else colour
+        spare = other(colour) if other(colour) in stand_ins else colour
         result[f"s{slot:02}"] = str(paths.socket(colour))
-        result[f"ws{slot:02}"] = str(paths.socket(colour))
+        result[f"ws{slot:02}"] = str(paths.websocket(colour) if colour in websockets else paths.socket(colour))
         result[f"fb{slot:02}"] = str(paths.socket(spare))
         result[f"st{slot:02}"] = statics.get(colour, str(paths.state / "empty"))
     return result
 
 
-def page_links(paths: Paths, live: str, statics: dict[str, str], flag: Path) -> dict[str, str]:
+def page_links(paths: Paths, live: str, statics: Mapping[str, str], flag: Path) -> dict[str, str]:
     """The generation of a maintenance window: no slot leads anywhere, and nginx answers with the page.
 
     `flag`: the file that is there while the window is open; nginx looks for it through this link. Testers still reach
     the other colour.
     """
     nowhere = str(paths.run / "maintenance")
-    result = links(paths, live, 0, statics, False)
+    result = links(paths, live, 0, statics)
     result |= {name: nowhere for name in result if name.startswith(("s0", "s1", "ws", "fb"))}
     return result | {"maintenance": str(flag)}
 

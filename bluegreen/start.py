@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 from typing import Any
 
 from bluegreen import (
@@ -70,31 +71,55 @@ def statics(context: Context) -> dict[str, str]:
     }
 
 
-def prepare_route(context: Context, live: str, share: int = 0, fallback: bool = False) -> str:
+def websockets(context: Context) -> list[str]:
+    """The colours with a socket for websockets alone: those whose release serves ASGI."""
+    paths = context.paths
+    names = {colour: release.resolved(paths, colour) for colour in COLOURS}
+    return [
+        colour
+        for colour, name in names.items()
+        if name and release.complete(paths, name) and release.config_of(paths, name).get("asgi")
+    ]
+
+
+def prepare_route(context: Context, live: str, share: int = 0, stand_ins: Container[str] = ()) -> str:
     """Make a generation from the colours' releases. `share` goes to the colour that is not `live`.
 
     In a maintenance window it is the page's, unless something is shared: a switch ends the window.
     """
-    return route.prepare(context.paths, wanted_links(context, live, share, fallback))
+    return route.prepare(context.paths, wanted_links(context, live, share, stand_ins))
 
 
-def wanted_links(context: Context, live: str, share: int, fallback: bool) -> dict[str, str]:
+def wanted_links(context: Context, live: str, share: int, stand_ins: Container[str]) -> dict[str, str]:
     """The content of the generation that `prepare_route` makes."""
     if not share and maintenance.read(context) is not None:
         return route.page_links(context.paths, live, statics(context), context.state.directory / maintenance.NAME)
-    return route.links(context.paths, live, share, statics(context), fallback)
+    return route.links(context.paths, live, share, statics(context), stand_ins, websockets(context))
 
 
-def write_route(context: Context, live: str, share: int = 0, fallback: bool = False) -> str:
+def write_route(context: Context, live: str, share: int = 0, stand_ins: Container[str] = ()) -> str:
     """Make a route from the colours' releases, and follow it."""
-    return route.write(context.paths, wanted_links(context, live, share, fallback))
+    return route.write(context.paths, wanted_links(context, live, share, stand_ins))
 
 
-def stop_colour(context: Context, colour: str, ceiling: float) -> int:
-    """Wait until nothing is in flight on a colour, then stop it and its processes. Returns what was cut off."""
-    left = 0
+def drain(context: Context, colour: str, ceiling: float) -> dict[str, int]:
+    """Wait until nothing is in flight on a colour. Returns what is left: {requests, websockets}.
+
+    Requests get `ceiling` seconds, websockets their own patience: they seldom end by themselves.
+    """
+    paths, begun = context.paths, time.monotonic()
+    left = inflight.wait_idle(lambda: inflight.sample(str(paths.socket(colour))), ceiling)
+    patience = min(ceiling, context.config.websocket_patience) - (time.monotonic() - begun)
+    own = paths.websocket(colour)
+    stay = inflight.wait_idle(lambda: inflight.sample(str(own)), patience) if own.exists() else 0
+    return {"requests": left, "websockets": stay}
+
+
+def stop_colour(context: Context, colour: str, ceiling: float) -> dict[str, int]:
+    """Stop a colour and its processes once nothing is in flight on it. Returns what was cut off, as `drain` does."""
+    left = {"requests": 0, "websockets": 0}
     if is_active(context.app, colour):
-        left = inflight.wait_idle(lambda: inflight.sample(str(context.paths.socket(colour))), ceiling)
+        left = drain(context, colour, ceiling)
     processes.stop(context, colour, wait=True)
     units.systemctl("stop", units.web_unit(context.app, colour), timeout=300)
     units.systemctl("reset-failed", units.web_unit(context.app, colour), check=False)
@@ -146,12 +171,13 @@ def start(context: Context, name: str, timeout: float, warm: bool, alive: float)
     secrets.require(paths, name, context.key)
     unit = units.web_unit(context.app, colour)
     already = release.resolved(paths, colour) == name and is_active(context.app, colour)
+    cut = None
     if live and colour != live.colour:
         # nginx must not fall back to a colour that is about to change
         write_route(context, live.colour)
     if not already:
         if colour != (live.colour if live else None):
-            stop_colour(context, colour, context.config.drain_ceiling)
+            cut = stop_colour(context, colour, context.config.drain_ceiling)
         files.replace_symlink(paths.colour(colour), f"releases/{name}")
         if processes.sync(paths, colour, background) or processes.unread(context.app, colour, background):
             units.systemctl("daemon-reload")
@@ -181,6 +207,7 @@ def start(context: Context, name: str, timeout: float, warm: bool, alive: float)
         "colour": colour,
         "release": name,
         "already_running": already,
+        "cut": cut,
         "warmed": warmed,
         "seconds": round(time.monotonic() - started, 2),
     }
@@ -210,5 +237,7 @@ def abandon(context: Context) -> dict[str, Any]:
         if processes.sync(paths, colour, release.processes_of(paths, warming)):
             units.systemctl("daemon-reload")
         units.systemctl("start", "--no-block", units.web_unit(context.app, colour))
+        if live:
+            write_route(context, live.colour, stand_ins=[colour])
     state.append_history("abandon", release=name, warming=warming, deploy_id=context.deploy_id)
     return {"abandoned": name, "warming": warming}

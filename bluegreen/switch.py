@@ -60,7 +60,14 @@ def route_to(context: Context, name: str, share: int, ttl: float, kind: str, fre
                 problem,
                 f"journalctl -u {units.web_unit(context.app, colour)}",
             )
-        generation = start.prepare_route(context, colour if live is None else live.colour, share if live else 0)
+        # until it is confirmed, what served before stands in for it: it serves again if this is undone
+        sound = live is not None and gate is None and window is None
+        generation = start.prepare_route(
+            context,
+            live.colour if live else colour,
+            share if live else 0,
+            [live.colour] if live and sound else (),
+        )
         armed()
     except (BluegreenError, OSError):
         deadman.disarm(context.app, timer)
@@ -328,7 +335,7 @@ def finish_confirm(context: Context, chosen: Live, pending: Pending) -> None:
     maintenance.clear(context)
     if pending.maintenance is not None:
         let_go(context)  # what needed the window has left older releases behind
-    start.write_route(context, chosen.colour, fallback=may_fall_back(context, warm))
+    start.write_route(context, chosen.colour, stand_ins=stand_ins(context, warm))
     state.append_history(
         "confirm", release=chosen.release, sha=chosen.sha, kind=kind, deploy_id=chosen.deploy_id, fence=chosen.fence
     )
@@ -340,11 +347,12 @@ def finish_confirm(context: Context, chosen: Live, pending: Pending) -> None:
     deadman.disarm(context.app, pending.timer)
 
 
-def may_fall_back(context: Context, colour: str) -> bool:
-    """Whether nginx may use a colour as fallback: a warm release that was confirmed and not left as bad."""
+def stand_ins(context: Context, colour: str) -> list[str]:
+    """The colour, if nginx may fall back to it: a warm release that was confirmed and not left as bad."""
     name = release.resolved(context.paths, colour)
     record = context.state.record(name) if name else None
-    return bool(record and record.state == "confirmed" and not record.cold and start.is_active(context.app, colour))
+    sound = record and record.state == "confirmed" and not record.cold and start.is_active(context.app, colour)
+    return [colour] if sound else []
 
 
 def let_go(context: Context) -> None:

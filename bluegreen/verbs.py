@@ -151,15 +151,16 @@ def drain(context: Context, params: Params) -> Answer:
     if context.state.pending():
         raise refused("a switch is pending", "", "confirm or revert it first")
     if context.dry_run:
-        return {"colour": colour, "in_flight": inflight.sample(str(context.paths.socket(colour)))}
+        sockets = {"requests": context.paths.socket(colour), "websockets": context.paths.websocket(colour)}
+        return {"colour": colour, "in_flight": {what: inflight.sample(str(one)) for what, one in sockets.items()}}
     if live:
         start.write_route(context, live.colour)
     if params["cold"]:
         switch.let_go(context)
     started = time.monotonic()
-    left = start.stop_colour(context, colour, params["ceiling"] or context.config.drain_ceiling)
-    context.state.append_history("drain", colour=colour, left=left)
-    return {"colour": colour, "in_flight_left": left, "seconds": round(time.monotonic() - started, 2)}
+    cut = start.stop_colour(context, colour, params["ceiling"] or context.config.drain_ceiling)
+    context.state.append_history("drain", colour=colour, cut=cut)
+    return {"colour": colour, "cut": cut, "seconds": round(time.monotonic() - started, 2)}
 
 
 def processes_verb(context: Context, params: Params) -> Answer:

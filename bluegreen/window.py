@@ -32,10 +32,10 @@ def begin(context: Context, why: str) -> dict[str, Any]:
         maintenance.mark(context, known)
         context.state.append_history("maintenance", action="begin", why=why, deploy_id=context.deploy_id)
     start.write_route(context, live.colour)
-    left = sum(start.stop_colour(context, colour, context.config.drain_ceiling) for colour in COLOURS)
+    cut = [start.stop_colour(context, colour, context.config.drain_ceiling) for colour in COLOURS]
     if still := list(processes.running(context.app, *COLOURS)):
         raise check_failed(f"{still[0]} did not stop", "it may use the database", f"systemctl status {still[0]}")
-    return {"maintenance": known, "in_flight_left": left}
+    return {"maintenance": known, "cut": {what: sum(one[what] for one in cut) for what in cut[0]}}
 
 
 def end(context: Context, wait: float, checked: bool) -> dict[str, Any]:

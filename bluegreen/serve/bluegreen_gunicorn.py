@@ -6,7 +6,7 @@ Settings that an installed gunicorn does not know are ignored by it, so this fil
 import importlib.util
 import os
 
-bind = f"unix:/run/bluegreen/{os.environ['BLUEGREEN_APP']}/{os.environ['BLUEGREEN_COLOUR']}.sock"
+bind = [f"unix:/run/bluegreen/{os.environ['BLUEGREEN_APP']}/{os.environ['BLUEGREEN_COLOUR']}.sock"]
 umask = 0o007  # nginx reaches the socket as a member of the application's group
 workers = int(os.environ["BLUEGREEN_WORKERS"])
 threads = int(os.environ["BLUEGREEN_THREADS"])
@@ -20,6 +20,7 @@ wsgi_app = "bluegreen_serve:application"
 control_socket_disable = True  # two colours of one user would share it
 
 if os.environ["BLUEGREEN_INTERFACE"] == "asgi":
+    bind.append(bind[0].replace(".sock", ".ws.sock"))  # websockets alone, so that they can be counted
     if importlib.util.find_spec("uvicorn_worker"):
         worker_class = "uvicorn_worker.UvicornWorker"
     elif importlib.util.find_spec("gunicorn.asgi"):

@@ -119,6 +119,7 @@ SETTINGS: dict[str, tuple[type, str, bool]] = {
     "rollout_start_timeout": (int, ROLLOUT, False),
     "rollout_smoke_timeout": (int, ROLLOUT, False),
     "rollout_drain_ceiling": (int, ROLLOUT, False),
+    "rollout_websocket_patience": (int, ROLLOUT, False),
     "rollout_lease_ttl": (int, ROLLOUT, False),
     "rollout_lease_cap": (int, ROLLOUT, False),
     "rollout_min_free_mb": (int, ROLLOUT, False),

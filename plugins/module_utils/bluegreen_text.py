@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from plugins.module_utils import bluegreen_fleet as fleets
@@ -139,8 +139,7 @@ def _migrate_late(hosts: Merged) -> str:
 
 
 def _maintenance(hosts: Merged) -> str:
-    cut = sum(int((answer.get("maintenance") or {}).get("in_flight_left") or 0) for answer in hosts.values())
-    return "the application is stopped" + (f", {count(cut, 'request')} cut off" if cut else "")
+    return f"the application is stopped{cut_off(answer.get('maintenance') or {} for answer in hosts.values())}"
 
 
 def _maintenance_end(hosts: Merged) -> str:
@@ -169,7 +168,17 @@ def _restore(hosts: Merged) -> str:
 def _start(hosts: Merged) -> str:
     colours = sorted({str((answer.get("start") or {}).get("colour")) for answer in hosts.values()})
     warm = all((answer.get("start") or {}).get("already_running") for answer in hosts.values())
-    return f"{' and '.join(colours)}{', was running' if warm else ''}"
+    cut = cut_off(answer.get("start") or {} for answer in hosts.values())
+    return f"{' and '.join(colours)}{', was running' if warm else ''}{cut}"
+
+
+def cut_off(answers: Iterable[Mapping[str, Any]]) -> str:
+    """What did not end in time on colours that were stopped, in words that go on a line; empty if all did."""
+    found = [answer.get("cut") or {} for answer in answers]
+    requests, websockets = (sum(int(one.get(what) or 0) for one in found) for what in ("requests", "websockets"))
+    return (f", {count(requests, 'request')} cut off" if requests else "") + (
+        f", {count(websockets, 'websocket')} closed" if websockets else ""
+    )
 
 
 def _smoke(hosts: Merged) -> str:

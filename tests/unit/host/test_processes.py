@@ -89,8 +89,15 @@ def test_a_colour_in_use_is_waited_for(host: Any) -> None:
     host.deploy(2, 2)
     host.system.in_flight[str(host.paths.socket("blue"))] = 3
     host.configure_host(drain_ceiling=0)
-    assert host.do("drain", dry_run=True) == {"colour": "blue", "in_flight": 3}
-    assert host.do("drain")["in_flight_left"] == 3
+    assert host.do("drain", dry_run=True) == {"colour": "blue", "in_flight": {"requests": 3, "websockets": 0}}
+    assert host.do("drain")["cut"] == {"requests": 3, "websockets": 0}
+    host.system.in_flight.clear()
+    own = host.paths.websocket("blue")
+    own.touch()
+    host.system.in_flight[str(own)] = 2
+    host.configure_host(drain_ceiling=60, websocket_patience=0)
+    host.do("start", release=host.release(1), alive=0)
+    assert host.do("drain")["cut"] == {"requests": 0, "websockets": 2}, "they are not waited for like a request"
     with pytest.raises(BluegreenError, match=r"green is live"):
         host.do("drain", colour="green")
 
@@ -125,7 +132,7 @@ def test_reconcile_corrects_what_somebody_edited(host: Any) -> None:
     from bluegreen import files, route
 
     a, b = host.deploy(1, 1), host.deploy(2, 2)
-    route.write(host.paths, route.links(host.paths, "blue", 0, {}, False))
+    route.write(host.paths, route.links(host.paths, "blue", 0, {}))
     files.replace_symlink(host.paths.colour("green"), f"releases/{a}")
     drift = host.do("status")["drift"]
     assert len(drift) == 2

@@ -32,7 +32,10 @@ def test_one_thread_is_a_sync_worker(monkeypatch: pytest.MonkeyPatch, threads: s
 
 
 def test_a_colour_listens_where_the_route_leads(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert configuration(monkeypatch, COLOUR="green")["bind"] == "unix:/run/bluegreen/shop/green.sock"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "uvicorn_worker")
+    own = "unix:/run/bluegreen/shop/green"
+    assert configuration(monkeypatch, COLOUR="green")["bind"] == [f"{own}.sock"]
+    assert configuration(monkeypatch, COLOUR="green", INTERFACE="asgi")["bind"] == [f"{own}.sock", f"{own}.ws.sock"]
 
 
 def test_a_worker_has_as_long_to_finish_as_a_request_may_take(monkeypatch: pytest.MonkeyPatch) -> None:

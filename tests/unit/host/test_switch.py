@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bluegreen import deadman, rollback, smoke, state, verbs
+from bluegreen import deadman, rollback, route, smoke, state, verbs
 from bluegreen.errors import BluegreenError, Code
 from bluegreen.state import Live, Record
 from bluegreen.web import STAMP
@@ -436,6 +436,47 @@ def test_odd_names_in_the_lease(host: Any) -> None:
     with pytest.raises(BluegreenError, match="Ünal") as caught:
         host.do("prune", "d2")
     assert caught.value.code is Code.LEASE_HELD
+
+
+# who stands in for a colour that does not answer
+
+
+def stand_ins(host: Any) -> set[str]:
+    """The colours that stand in for the one that a slot leads to."""
+    content = route.read(host.paths)
+    pairs = [(content[f"s{slot:02}"], content[f"fb{slot:02}"]) for slot in range(20)]
+    return {spare.rpartition("/")[2].removesuffix(".sock") for chosen, spare in pairs if spare != chosen}
+
+
+def test_what_served_before_stands_in_until_a_release_is_confirmed_and_stays_if_it_may(host: Any) -> None:
+    host.deploy(1, 1)
+    assert stand_ins(host) == set()
+    b = host.release(2, "d2", 2)
+    host.do("start", "d2", 2, release=b, alive=0)
+    assert stand_ins(host) == set(), "what is not confirmed stands in for nobody"
+    host.do("route", "d2", 2, release=b, share=25)
+    assert stand_ins(host) == {"blue"}
+    host.do("route", "d2", 2, release=b)
+    host.do("confirm", "d2", 2, release=b)
+    assert stand_ins(host) == {"blue"}
+
+
+def test_after_a_release_was_given_up_the_warm_one_stands_in_again(host: Any) -> None:
+    host.deploy(1, 1), host.deploy(2, 2)
+    host.deploy(3, 3, confirm=False)
+    host.do("revert", "deploy-3", 3, bad=True)
+    assert stand_ins(host) == set()
+    host.do("abandon", "deploy-3", 3)
+    assert stand_ins(host) == {"blue"}
+
+
+def test_nobody_stands_in_for_what_ends_a_maintenance_window(host: Any) -> None:
+    host.deploy(1, 1)
+    host.do("maintenance", "d2", 2, action="begin")
+    b = host.release(2, "d2", 2)
+    host.do("start", "d2", 2, release=b, alive=0)
+    host.do("route", "d2", 2, release=b)
+    assert stand_ins(host) == set(), "the release before may not fit the schema any more"
 
 
 # the rest of confirm and revert

@@ -51,6 +51,14 @@ def test_names_beyond_a_few_are_a_number() -> None:
         ),
         ("plan_migrations", {"web1": [made.answer("migrate", {"pending": []})]}, "no migrations"),
         ("start", {"web1": [made.answer("start", {"colour": "green", "already_running": True})]}, "green, was running"),
+        (
+            "start",
+            {
+                name: [made.answer("start", {"colour": "green", "cut": {"requests": 0, "websockets": 2}})]
+                for name in ("web1", "web2")
+            },
+            "green, 4 websockets closed",
+        ),
         ("switch", {"web1": [made.answer("route", {"colour": "green"})]}, "100 % to green"),
         ("revert", {"web1": [made.answer("revert", {"live": {"sha": "a" * 40}})]}, "back on aaaaaaaaaaaa"),
         (
