@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import http.client
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from promises import LOGS, Deployment, until
 
 HOST = "-H 'Host: orders.example.org'"
+DEADLY = """\
+import os
+import signal
+
+from shop.settings import *  # noqa: F403
+from shop.settings import MIDDLEWARE
+
+MIDDLEWARE = ["deadly_settings.deadly", *MIDDLEWARE]
+
+
+def deadly(get_response):
+    def middleware(request):
+        if request.path == "/die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return get_response(request)
+
+    return middleware
+"""
 
 
 def fetch(fleet: Deployment, host: str, path: str) -> str:
@@ -140,3 +160,21 @@ def test_a_live_colour_that_dies_is_covered_by_the_warm_one_until_it_is_back(fle
     # what it was working on when it died; without the warm one it is every request of the seconds until it is back
     assert load.tally.failed <= 8, f"{load.tally.failed} of {load.tally.requests} failed: {load.tally.failures[:3]}"
     fleet.expect_live("r2")
+
+
+def test_a_page_that_kills_its_worker_takes_no_app_server_from_the_balancer(fleet: Deployment, tmp_path: Path) -> None:
+    """It is asked for once: elsewhere it would do the same, and the balancer would think all app servers dead."""
+    deadly = fleet.variant(tmp_path, app_settings_module="deadly_settings", app_files={"deadly_settings.py": DEADLY})
+    deadly.deploy("r2", watch=0)
+    fleet.everywhere("bluegreen drain --app orders")  # nobody stands in
+    since = fleet.on("web1", "date +%s").strip()
+    door = http.client.HTTPConnection(fleet.address("lb1"), timeout=30)
+    found = []
+    for path in ("/die", "/healthz") * 4:
+        door.request("GET", path, headers={"Host": fleet.domain})
+        answer = door.getresponse()
+        answer.read()
+        found.append(answer.status)
+    assert found == [503, 200] * 4
+    dead = f"journalctl -q --no-pager -o cat --since @{since} -u 'orders@*' | grep -c 'was sent SIGKILL'; true"
+    assert sum(int(count) for count in fleet.everywhere(dead).values()) == 4
