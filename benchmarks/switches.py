@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO / "scripts"), str(REPO / "benchmarks")]
@@ -80,7 +81,7 @@ ON_HOSTS: dict[str, dict[str, object]] = {  # what an artifact is not built with
 def profile(secure: bool, server: str) -> tuple[Shape, ...]:
     """All kinds at once: HTTP/1.1, over TLS also HTTP/2; websockets where the application serves them.
 
-    Slow answers, streams and uploads take longer than a switch, so that some are under way in each one.
+    Slow answers, streams and uploads take longer than most switches, so that some are under way in each one.
     """
     quote = {"method": "POST", "body": QUOTE, "content_type": "application/json"}
     binary = "application/octet-stream"
@@ -108,6 +109,38 @@ def profile(secure: bool, server: str) -> tuple[Shape, ...]:
 
 
 # --- what is counted ----------------------------------------------------------------------------------------------
+
+
+SLOW_KINDS = ("slow", "stream", "upload")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request of a visitor, no websocket; sent and answered on the monotonic clock."""
+
+    sent: float
+    answered: float
+    release: str
+    failed: bool
+    quick: bool
+
+
+class Log(StringIO):
+    """Takes the load's lines and keeps what is asked of them."""
+
+    def __init__(self, requests: list[Request]) -> None:
+        super().__init__()
+        self.requests = requests
+
+    def write(self, line: str) -> int:
+        found = json.loads(line)
+        if found["kind"] == "websocket":
+            return len(line)  # it stays where it is
+        answered = float(found["monotonic"])
+        sent = answered - float(found["ms"]) / 1000
+        quick = found["kind"] not in SLOW_KINDS
+        self.requests.append(Request(sent, answered, str(found["release"]), "failure" in found, quick))
+        return len(line)
 
 
 @dataclass(frozen=True)
@@ -171,10 +204,13 @@ def series(
     return Series(hosts, what, protocol, delay, kinds, report["seconds"], report["sent_late"], list(changes), failures)
 
 
-def lateness(old: Seen | None, done: float) -> float:
-    """Seconds after `done` at which the last request was sent that the old release answered; 0 if none was."""
-    sent = old.last_sent if old else None
-    return max(0.0, round(sent.monotonic - done, 4)) if sent else 0.0
+def lateness(requests: Iterable[Request], old: str, done: float, until: float) -> float:
+    """Seconds after `done` at which the last request was sent that the old release answered; 0 if none was.
+
+    until: when the next switch began, on the monotonic clock.
+    """
+    sent = [one.sent for one in requests if one.release == old and done < one.sent < until]
+    return round(max(sent, default=done) - done, 4)
 
 
 def answered_since(seen: Seen | None, moment: float) -> bool:
@@ -342,7 +378,7 @@ class Stage(Rig):
             for path, content in ((CERTIFICATE, chain.read_bytes()), (KEY, key.read_bytes())):
                 self.on(self.fleet.entrance.name, f"umask 077; cat > {path}", stdin=content)
 
-    def clients(self, delay: float) -> Load:
+    def clients(self, delay: float, log: TextIO | None = None) -> Load:
         """Traffic of all kinds at the entrance."""
         url = f"http{'s' if self.secure else ''}://{self.fleet.entrance.address}"
         return Load(
@@ -353,6 +389,7 @@ class Stage(Rig):
             timeout=30,
             probe_token=self.token,
             delay=delay,
+            log=log,
         )
 
     @contextmanager
@@ -427,20 +464,26 @@ class Stage(Rig):
 
 def switches(stage: Stage, count: int, delay: float) -> Series:
     """So many switches in a row between two warm releases, under traffic."""
-    load = stage.clients(delay)
-    changes = []
+    requests: list[Request] = []
+    load = stage.clients(delay, Log(requests))
+    times: list[tuple[float, float, str]] = []
     with stage.told(load), LoadThread(load) as thread:
         time.sleep(BEFORE)
         for number in range(1, count + 1):
             started, done, old, new = stage.switch()
+            times.append((started, done, old))
             met(load, new, done)
             time.sleep(PAUSE)
-            late = lateness(load.tally.releases.get(old), done)
-            changes.append(Change(started, done, late))
             if number % 10 == 0:
                 stage.progress(f"{number} switches, {load.tally.requests} requests, {load.tally.failed} failed")
         time.sleep(AFTER)
         report = thread.stop()
+    # only now are the slow ones answered, too
+    ends = [started for started, _, _ in times[1:]] + [time.monotonic()]
+    changes = [
+        Change(started, done, lateness(requests, old, done, until))
+        for (started, done, old), until in zip(times, ends, strict=True)
+    ]
     protocol = SECURE if stage.secure else "HTTP/1.1"
     return series(len(stage.hosts), f"{count} switches", protocol, delay, report, changes)
 
@@ -472,6 +515,24 @@ def playbooks(stage: Stage, count: int, delay: float) -> Series:
     return series(len(stage.hosts), f"{count} deploys and {count} rollbacks", protocol, delay, report)
 
 
+def forward(stage: Stage, count: int, delay: float) -> Series:
+    """So many deploys with no rollback between them: each stops the colour that served until the one before.
+
+    What is in flight there must end, and the websockets that are still open are closed.
+    """
+    stage.given(OLD)
+    load = stage.clients(delay)
+    with stage.told(load), LoadThread(load) as thread:
+        time.sleep(BEFORE)
+        for number in range(1, count + 1):
+            stage.must(stage.deploy_command((OLD, NEW)[number % 2]), f"deploy {number} forward")
+            stage.progress(f"{number} deploys forward, {load.tally.requests} requests, {load.tally.failed} failed")
+        time.sleep(AFTER)
+        report = thread.stop()
+    protocol = SECURE if stage.secure else "HTTP/1.1"
+    return series(len(stage.hosts), f"{count} deploys one after the other", protocol, delay, report)
+
+
 def provisions(stage: Stage, count: int, delay: float) -> Series:
     """So many times provision.yml with a new certificate and another setting, so that nginx loads its configuration."""
     load = stage.clients(delay)
@@ -501,6 +562,8 @@ def measure(stage: Stage, given: argparse.Namespace, put: Callable[[Series], Non
             put(switches(stage, given.switches, delay))
     if given.deploys:
         put(playbooks(stage, given.deploys, DELAYS[-1]))
+    if given.forward:
+        put(forward(stage, given.forward, DELAYS[-1]))
     if given.provisions:
         put(provisions(stage, given.provisions, DELAYS[-1]))
 
@@ -525,17 +588,18 @@ def checked(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--hosts", type=int, nargs="+", default=[1, 3], help="fleets to measure, in app servers (1 3)")
     parser.add_argument("--switches", type=int, default=50, help="in a row, for each protocol and delay (50)")
     parser.add_argument("--deploys", type=int, default=10, help="whole deploys, each with a rollback after it (10)")
+    parser.add_argument("--forward", type=int, default=4, help="whole deploys one after the other (4)")
     parser.add_argument("--provisions", type=int, default=3, help="of a live site, each reloads nginx (3)")
     parser.add_argument("--server", choices=sorted(SETTINGS), default="asgi", help="asgi has websockets (asgi)")
     parser.add_argument("--keep", action="store_true", help="leave the hosts running")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write (benchmarks/results)")
     given = parser.parse_args(arguments)
-    for name in ("switches", "deploys", "provisions"):
+    for name in ("switches", "deploys", "forward", "provisions"):
         value = getattr(given, name)
         if not 0 <= value <= 1000:
             raise Failure(f"--{name} {value}: give a number from 0 to 1000", 2)
-    if not given.switches and not given.deploys and not given.provisions:
-        raise Failure("--switches 0 --deploys 0 --provisions 0: nothing is left to measure", 2)
+    if not any((given.switches, given.deploys, given.forward, given.provisions)):
+        raise Failure("--switches 0 --deploys 0 --forward 0 --provisions 0: nothing is left to measure", 2)
     return given
 
 
@@ -550,7 +614,10 @@ def main(arguments: list[str]) -> int:
         for count in given.hosts
     ]
     command = f"benchmarks/switches.py --hosts {' '.join(map(str, given.hosts))} --switches {given.switches}"
-    facts = about(f"{command} --deploys {given.deploys} --provisions {given.provisions} --server {given.server}")
+    facts = about(
+        f"{command} --deploys {given.deploys} --forward {given.forward} --provisions {given.provisions} "
+        f"--server {given.server}"
+    )
     found: list[Series] = []
 
     def put(one: Series) -> None:

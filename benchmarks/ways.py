@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from support.common import CACHE, Failure, Progress, run_main, use_project_pytho
 use_project_python()
 
 from faults.rig import interrupt  # noqa: E402
-from switches import Stage, about, profile  # noqa: E402
+from switches import Log, Request, Stage, about, profile  # noqa: E402
 
 from support.example_fleet import APP, DOMAIN  # noqa: E402
 from support.load import Load, LoadThread, parse_target  # noqa: E402
@@ -39,7 +38,6 @@ RATE = 60.0  # requests per second
 DELAY = 10.0  # milliseconds of added round trip
 APART = 12.0  # seconds from one change to the next
 AROUND = 5.0  # seconds before and after a change whose answers are timed
-SLOW_KINDS = ("slow", "stream", "upload")
 RELOADED, PLAIN, WITHOUT = 8081, 8082, 8083  # ports
 INCLUDE = "/etc/nginx/ways.include"
 NAMED = "/run/ways.env"
@@ -76,33 +74,6 @@ sum() {
 }
 echo $(sum "$(pgrep -f 'gunicor[n]')") $(sum "$(pgrep -x nginx)") $(pgrep -xc nginx)
 """
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request of a visitor; sent and answered on the monotonic clock."""
-
-    sent: float
-    answered: float
-    release: str
-    failed: bool
-    quick: bool
-
-
-class Log(StringIO):
-    """Takes the load's lines and keeps what is asked of them."""
-
-    def __init__(self, requests: list[Request]) -> None:
-        super().__init__()
-        self.requests = requests
-
-    def write(self, line: str) -> int:
-        found = json.loads(line)
-        answered = float(found["monotonic"])
-        sent = answered - float(found["ms"]) / 1000
-        quick = found["kind"] not in SLOW_KINDS
-        self.requests.append(Request(sent, answered, str(found["release"]), "failure" in found, quick))
-        return len(line)
 
 
 @dataclass(frozen=True)

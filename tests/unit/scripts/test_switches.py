@@ -94,10 +94,14 @@ def test_a_series_is_not_good(kinds: dict[str, dict[str, float]], changes: list[
 
 
 def test_only_what_was_sent_after_a_switch_makes_the_old_release_late() -> None:
-    assert tool.lateness(None, 10) == 0
-    assert tool.lateness(seen(None), 10) == 0
-    assert tool.lateness(seen(9.99), 10) == 0
-    assert tool.lateness(seen(10.25), 10) == 0.25
+    log: list[tool.Request] = []
+    taken = tool.Log(log)
+    for sent, kind in ((9.99, "get"), (10.25, "slow"), (10.5, "websocket"), (20.1, "get")):
+        line = {"monotonic": sent + 2, "ms": 2000, "kind": kind, "release": "a", "ok": True}
+        taken.write(json.dumps(line))
+    assert tool.lateness(log, "a", 10, 20) == 0.25
+    assert tool.lateness(log, "a", 10.25, 20) == 0
+    assert tool.lateness(log, "b", 10, 20) == 0
     assert tool.answered_since(seen(10.25), 10)
     assert not tool.answered_since(seen(10), 10)
     assert not tool.answered_since(None, 10)
@@ -176,7 +180,7 @@ def test_the_defaults() -> None:
     [
         (["--switches", "-1"], "--switches -1"),
         (["--deploys", "1001"], "--deploys 1001"),
-        (["--switches", "0", "--deploys", "0", "--provisions", "0"], "nothing is left"),
+        (["--switches", "0", "--deploys", "0", "--forward", "0", "--provisions", "0"], "nothing is left"),
     ],
 )
 def test_refused_options(arguments: list[str], says: str) -> None:
