@@ -469,12 +469,16 @@ def records_of(fleet: Fleet, sha: str) -> list[tuple[str, Mapping[str, Any]]]:
     ]
 
 
-def judge_bad(fleet: Fleet) -> list[Problem]:
-    """Refuse a commit that was reverted automatically, unless it is asked for by name."""
+def judge_bad(fleet: Fleet, release: str = "") -> list[Problem]:
+    """Refuse a commit that was reverted automatically, unless it is asked for by name.
+
+    One that was also confirmed, with another configuration, is refused only with that which was bad: as a `release`,
+    whose id is known once it is configured.
+    """
     if fleet.inputs.get("retry_bad"):
         return []
     sha = str(fleet.inputs.get("sha") or "")
-    records = records_of(fleet, sha)
+    records = [(host, item) for host, item in records_of(fleet, sha) if release in ("", item.get("id"))]
     bad = [(host, item) for host, item in records if item.get("state") == "bad"]
     if not bad or any(item.get("state") == "confirmed" for _, item in records):
         return []
@@ -482,9 +486,9 @@ def judge_bad(fleet: Fleet) -> list[Problem]:
     why = str(item.get("reason") or "an earlier deploy of it was reverted")
     return [
         Problem(
-            "preflight",
+            "stage" if release else "preflight",
             host,
-            f"{sha[:12]} is marked bad",
+            f"{sha[:12]} is marked bad{' with this configuration' if release else ''}",
             why,
             f"deploy another commit, or the same again: -e sha={sha[:12]} -e retry_bad=true",
         )
@@ -541,7 +545,7 @@ def goes_on(fleet: Fleet) -> bool:
 
 
 def judge_stage(fleet: Fleet) -> list[Problem]:
-    """Whether one artifact and one configuration became one release everywhere."""
+    """Whether one artifact and one configuration became one release everywhere, and it is not a bad one."""
     found = {
         host: release for host in fleet.hosts if (release := fleet.step("stage", host, "configure").get("release"))
     }
@@ -556,7 +560,7 @@ def judge_stage(fleet: Fleet) -> list[Problem]:
                 "make their settings equal (host_vars?), then ansible-playbook provision.yml",
             )
         ]
-    return []
+    return judge_bad(fleet, next(iter(found.values()))) if found else []
 
 
 # what the fleet does
