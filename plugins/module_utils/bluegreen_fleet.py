@@ -49,6 +49,7 @@ REFUSALS = (2, 3, 5, 6, 7, 75)  # those after which nothing was changed
 MAX_SKEW = 60.0  # seconds between a host's clock and the controller's
 MIN_FREE_INODES = 2  # percent
 ROUND = 5.0  # seconds of a round of a canary or watch: a host that breaks in it is found by its end
+SHORTEST = 1.0  # seconds of a watch: one round in which the front door is asked twice and nginx's log is read
 ROUNDS = 60  # a long watch has longer rounds instead of more
 WINDOW = 300.0  # seconds before a switch that a watch is compared with, at most
 WATCHED = ("canary", "watch")  # phases that go on in rounds
