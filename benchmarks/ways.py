@@ -41,6 +41,7 @@ AROUND = 5.0  # seconds before and after a change whose answers are timed
 RELOADED, PLAIN, WITHOUT = 8081, 8082, 8083  # ports
 INCLUDE = "/etc/nginx/ways.include"
 NAMED = "/run/ways.env"
+EXPECTED = 1.03  # of the latency with the slots to that of a plain proxy_pass: what was hoped for
 BLOCKS, BLOCK = 30, 100  # of requests one after the other, for the added latency
 
 SITE = """\
@@ -173,6 +174,21 @@ def latency_table(latency: Mapping[str, Mapping[str, list[float]]]) -> str:
     return "\n".join(lines)
 
 
+def expected(latency: Mapping[str, Mapping[str, list[float]]]) -> str:
+    """Whether what was expected of the slots came true, and where the rest comes from."""
+    found = [
+        (statistics.median(a / b for a, b in zip(times["slots"], times["plain"], strict=True)), times)
+        for times in latency.values()
+    ]
+    added = [statistics.median(times["slots"]) - statistics.median(times["plain"]) for _, times in found]
+    ratios = " and ".join(f"{ratio:.3f}" for ratio, _ in found)
+    seconds = " and ".join(f"{value * 1000:.2f} ms" for value in added)
+    word = "missed" if max(ratio for ratio, _ in found) >= EXPECTED else "met"
+    return f"""\
+Expected: under {EXPECTED} times plain. This is {word}: {ratios}, that is {seconds} more. The slots themselves cost what
+*slots to without* says; the rest is what plain does not do at all (cookie, log, headers for the application)."""
+
+
 def text(
     ways: Sequence[Way],
     killed: Sequence[Way],
@@ -205,6 +221,8 @@ without slots* is this toolkit's site with one fixed upstream. *Plain* is a `pro
 cookie, no log in JSON, and nothing that tells the application of the visitor.
 
 {latency_table(latency)}
+
+{expected(latency)}
 
 Again: `{facts["command"]}`
 """

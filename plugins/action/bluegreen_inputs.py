@@ -159,7 +159,7 @@ class ActionModule(ActionBase):
             "schema": schema,
             "migrations": options(settings),
             "what": what,
-            "watch": asked.check_seconds("watch", given["watch"], 0.0),
+            "watch": asked.check_watch(asked.check_seconds("watch", given["watch"], 0.0), fleets.SHORTEST),
             "report": asked.check_path("report", given["report"]),
             "report_dir": str(settings.get("rollout_report_dir") or ""),
         }
@@ -213,7 +213,7 @@ def watching(given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     usual, usual_step = float(settings.get("rollout_watch") or 0), float(settings.get("rollout_canary_watch") or 60)
     seconds = asked.check_seconds("watch", given["watch"], usual_step if steps else usual)
     if not steps:
-        return {"canary": [], "canary_watch": 0.0, "watch": seconds}
+        return {"canary": [], "canary_watch": 0.0, "watch": asked.check_watch(seconds, fleets.SHORTEST)}
     return {"canary": steps, "canary_watch": asked.check_canary_watch(seconds, fleets.ROUND), "watch": usual}
 
 

@@ -21,7 +21,7 @@ if ROOT not in sys.path:
 from plugins.module_utils import bluegreen_artifacts as artifacts  # noqa: E402
 from plugins.module_utils import bluegreen_kpi as figures  # noqa: E402
 from plugins.module_utils.bluegreen_inputs import APP_FILE as APP  # noqa: E402
-from plugins.module_utils.bluegreen_inputs import APP_NAME, first_line, nearest_share  # noqa: E402
+from plugins.module_utils.bluegreen_inputs import APP_NAME, NUMBER, first_line, nearest_share  # noqa: E402
 
 ROLLOUT = "group_vars/all/rollout.yml"
 SECRETS = "group_vars/all/secrets.yml"
@@ -273,6 +273,8 @@ def settings_problems(values: Mapping[str, Any], groups: Mapping[str, Any]) -> l
             problems.append(wrong(name, f"must be {WORDS[kind]}, not {describe(value)}"))
         elif name in LISTS_OF_STRINGS and not all(isinstance(item, str) for item in value):
             problems.append(wrong(name, "must be a list of strings"))
+        elif kind is float and not math.isfinite(float(value)):
+            problems.append(wrong(name, f"must be a finite number, not {value}"))
         elif kind is int and int(value) < LEAST.get(name, 0):
             problems.append(wrong(name, f"must be at least {LEAST.get(name, 0)}, not {value}"))
         else:
@@ -482,9 +484,8 @@ def check_judging(known: Mapping[str, Any]) -> Iterator[str]:
     steps = known.get("rollout_canary_steps", [])
     strange = [step for step in steps if not is_of(step, int) or int(step) != nearest_share(int(step))]
     if strange:
-        close = (
-            f", and the nearest to {strange[0]} is {nearest_share(int(strange[0]))}" if is_of(strange[0], int) else ""
-        )
+        known_number = NUMBER.fullmatch(str(strange[0]))
+        close = f", and the nearest to {strange[0]} is {nearest_share(float(str(strange[0])))}" if known_number else ""
         yield wrong(
             "rollout_canary_steps", f"must have shares of 5 to 95 percent in steps of 5, such as [5, 25]{close}"
         )

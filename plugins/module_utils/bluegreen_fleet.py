@@ -49,6 +49,7 @@ REFUSALS = (2, 3, 5, 6, 7, 75)  # those after which nothing was changed
 MAX_SKEW = 60.0  # seconds between a host's clock and the controller's
 MIN_FREE_INODES = 2  # percent
 ROUND = 5.0  # seconds of a round of a canary or watch: a host that breaks in it is found by its end
+SHORTEST = 1.0  # seconds of a watch: one round in which the front door is asked twice and nginx's log is read
 ROUNDS = 60  # a long watch has longer rounds instead of more
 WINDOW = 300.0  # seconds before a switch that a watch is compared with, at most
 WATCHED = ("canary", "watch")  # phases that go on in rounds
@@ -469,12 +470,16 @@ def records_of(fleet: Fleet, sha: str) -> list[tuple[str, Mapping[str, Any]]]:
     ]
 
 
-def judge_bad(fleet: Fleet) -> list[Problem]:
-    """Refuse a commit that was reverted automatically, unless it is asked for by name."""
+def judge_bad(fleet: Fleet, release: str = "") -> list[Problem]:
+    """Refuse a commit that was reverted automatically, unless it is asked for by name.
+
+    One that was also confirmed, with another configuration, is refused only with that which was bad: as a `release`,
+    whose id is known once it is configured.
+    """
     if fleet.inputs.get("retry_bad"):
         return []
     sha = str(fleet.inputs.get("sha") or "")
-    records = records_of(fleet, sha)
+    records = [(host, item) for host, item in records_of(fleet, sha) if release in ("", item.get("id"))]
     bad = [(host, item) for host, item in records if item.get("state") == "bad"]
     if not bad or any(item.get("state") == "confirmed" for _, item in records):
         return []
@@ -482,9 +487,9 @@ def judge_bad(fleet: Fleet) -> list[Problem]:
     why = str(item.get("reason") or "an earlier deploy of it was reverted")
     return [
         Problem(
-            "preflight",
+            "stage" if release else "preflight",
             host,
-            f"{sha[:12]} is marked bad",
+            f"{sha[:12]} is marked bad{' with this configuration' if release else ''}",
             why,
             f"deploy another commit, or the same again: -e sha={sha[:12]} -e retry_bad=true",
         )
@@ -541,7 +546,7 @@ def goes_on(fleet: Fleet) -> bool:
 
 
 def judge_stage(fleet: Fleet) -> list[Problem]:
-    """Whether one artifact and one configuration became one release everywhere."""
+    """Whether one artifact and one configuration became one release everywhere, and it is not a bad one."""
     found = {
         host: release for host in fleet.hosts if (release := fleet.step("stage", host, "configure").get("release"))
     }
@@ -556,7 +561,7 @@ def judge_stage(fleet: Fleet) -> list[Problem]:
                 "make their settings equal (host_vars?), then ansible-playbook provision.yml",
             )
         ]
-    return []
+    return judge_bad(fleet, next(iter(found.values()))) if found else []
 
 
 # what the fleet does

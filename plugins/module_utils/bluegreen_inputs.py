@@ -229,22 +229,25 @@ def check_canary(value: object) -> list[int]:
     if value in (None, "", 0, "0", [], False):
         return []
     parts = several(value)
-    steps = [int(part) for part in parts if re.fullmatch(r"[0-9]{1,3}", str(part)) and not isinstance(part, bool)]
+    steps = [float(str(part)) for part in parts if NUMBER.fullmatch(str(part))]
     example = "for example -e canary=5 or -e canary=5,25"
     if len(steps) != len(parts):
         raise Refused(f"canary={show(value)} is not a share", "it is 5 to 95 percent, in steps of 5", example)
     for step in steps:
         if step != nearest_share(step):
             why = "a share is 5 to 95 percent, in steps of 5"
-            raise Refused(f"canary={step} is not possible", why, f"the nearest is {nearest_share(step)}")
+            raise Refused(f"canary={step:g} is not possible", why, f"the nearest is {nearest_share(step)}")
     if steps != sorted(set(steps)):
         raise Refused(f"canary={show(value)} does not rise", "each step routes more visitors than the last", example)
-    return steps
+    return [int(step) for step in steps]
 
 
-def nearest_share(percent: int) -> int:
+NUMBER = re.compile(r"-?[0-9]{1,6}(\.[0-9]{1,6})?")
+
+
+def nearest_share(percent: float) -> int:
     """The possible share of a canary that is nearest."""
-    return min(95, max(5, 5 * round(percent / 5)))
+    return int(min(95, max(5, 5 * round(percent / 5))))
 
 
 def check_canary_watch(value: float, shortest: float) -> float:
@@ -254,6 +257,17 @@ def check_canary_watch(value: float, shortest: float) -> float:
             f"watch={value:g} is too short for a canary",
             f"what visitors get is read every {shortest:g} s",
             "for example -e watch=120",
+        )
+    return value
+
+
+def check_watch(value: float, shortest: float) -> float:
+    """The seconds of the watch after a switch; 0: none. Raises Refused if nothing could be seen in them."""
+    if 0 < value < shortest:
+        raise Refused(
+            f"watch={value:g} is too short",
+            f"what visitors get is looked at every {shortest:g} s at most",
+            "-e watch=0 for none, or longer: for example -e watch=30",
         )
     return value
 

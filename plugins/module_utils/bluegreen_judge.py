@@ -495,17 +495,28 @@ def time_text(value: float | None) -> str:
     return f"{value * 1000:.0f} ms" if value < 0.9995 else f"{value:.1f} s"
 
 
+def quantiles_text(tally: Tally) -> str:
+    """p50, p95 and p99 of the latency, the unit once where it is the same: `38/41/60 ms`."""
+    texts = [time_text(quantile(tally, part)) for part in (0.5, 0.95, 0.99)]
+    units = {text.partition(" ")[2] for text in texts}
+    if len(units) > 1:
+        return "/".join(texts)
+    return f"{'/'.join(text.partition(' ')[0] for text in texts)} {units.pop()}".rstrip()
+
+
 def round_line(title: str, spent: float, verdict: Verdict, against: str = "live", told: Sequence[str] = ()) -> str:
-    """What a person sees after a round: `canary 5 %: 34 s, new 212 requests, 0 errors, p95 41 ms (live 3,911, …`.
+    """What a person sees after a round.
+
+    `canary 5 %: 35 s, new 212 requests, 0 errors, p50/p95/p99 38/41/60 ms (live 3,911, 2, 37/40/58 ms): pass so far`.
 
     `told`: what the KPIs say, a few words each.
     """
     new, live = verdict.new, verdict.live
     shown = f"new {counted(requests(new), 'request')}, {counted(errors(new), 'error')}"
-    other_side = f"{number(requests(live))}, {number(errors(live))}, {time_text(quantile(live, 0.95))}"
+    other_side = f"{number(requests(live))}, {number(errors(live))}, {quantiles_text(live)}"
     word = {SO_FAR: "pass so far"}.get(verdict.verdict, verdict.verdict)
     why = f": {verdict.reasons[0]}" if verdict.reasons else ""
-    requested = f"{spent:.0f} s, {shown}, p95 {time_text(quantile(new, 0.95))} ({against} {other_side})"
+    requested = f"{spent:.0f} s, {shown}, p50/p95/p99 {quantiles_text(new)} ({against} {other_side})"
     return f"{title}: {', '.join([requested, *told])}: {word}{why}"
 
 

@@ -8,7 +8,9 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +262,65 @@ def test_a_rollback_to_what_is_not_there_is_refused(vm: Deployment, to: str) -> 
 )
 def test_another_option_that_makes_no_sense_is_refused(vm: Deployment, extra: dict[str, Any]) -> None:
     refused(vm.refuse("deploy.yml", "-e", json.dumps(extra), sha=vm.sha("n2")), next(iter(extra)))
+
+
+JUDGING: dict[str, tuple[dict[str, Any], str]] = {
+    "a share that is not possible": ({"canary": "7"}, "canary=7 is not possible"),
+    "the nearest share": ({"canary": "97.5"}, "the nearest is 95"),
+    "steps that do not rise": ({"canary": "25,5"}, "does not rise"),
+    "steps that do not rise in the settings": ({"rollout_canary_steps": [25, 5]}, "rollout_canary_steps"),
+    "a step shorter than a round": ({"canary": 5, "watch": 4}, "watch=4 is too short for a canary"),
+    "a watch in which nothing is seen": ({"watch": 0.5}, "watch=0.5 is too short"),
+    "a threshold that is a word": ({"judge_max_error_share": "lots"}, "judge_max_error_share"),
+    "a KPI whose threshold is a word": (
+        {"judge_kpis": [{"name": "up", "query": "up", "min": "1"}], "judge_prometheus_url": "http://127.0.0.1:9"},
+        "has a min that is not a number",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", JUDGING)
+def test_a_canary_or_a_watch_that_cannot_be_judged_is_refused(vm: Deployment, kind: str) -> None:
+    extra, named = JUDGING[kind]
+    refused(vm.refuse("deploy.yml", "-e", json.dumps(extra), sha=vm.sha("n2")), named)
+
+
+# As a Prometheus answers; the real one is asked in the scenario canary.
+UNPARSED = {"status": "error", "errorType": "bad_data", "error": "1:4: parse error: unclosed left parenthesis"}
+
+
+class Prometheus(BaseHTTPRequestHandler):
+    """A source that says that the query does not parse."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps(UNPARSED).encode()
+        self.send_response(400)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+def test_a_query_that_does_not_parse_is_refused(vm: Deployment) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Prometheus) as source:
+        threading.Thread(target=source.serve_forever, daemon=True).start()
+        kpis = [{"name": "orders", "query": "sum(", "min": 1}]
+        extra = {"judge_kpis": kpis, "judge_prometheus_url": f"http://127.0.0.1:{source.server_port}"}
+        ran = vm.refuse("deploy.yml", "-e", json.dumps(extra), sha=vm.sha("n2"))
+        source.shutdown()
+    refused(ran, "judge_kpis: orders", "parse error")
+
+
+def test_a_log_that_cannot_be_read_is_refused_where_visitors_are_to_be_judged(vm: Deployment) -> None:
+    log = f"/var/log/nginx/{vm.app}.json.log"
+    vm.on("vm1", f"mv {log} {log}.away")  # nginx goes on writing to it
+    try:
+        refused(vm.refuse("deploy.yml", sha=vm.sha("n2"), watch=5), "vm1", "nginx's log cannot be read", log)
+    finally:
+        vm.on("vm1", f"mv {log}.away {log}")
 
 
 def test_a_lease_that_nobody_holds_cannot_be_broken(vm: Deployment) -> None:

@@ -5,6 +5,8 @@ r4 passes every check that this scenario leaves in, and answers 500 on the page 
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import signal
@@ -39,6 +41,29 @@ def slow(get_response):
 
     return middleware
 """
+# The connection to nginx is cut instead of an answer, on one page: the start page and all checks of the tool go well.
+SILENT = """\
+import socket
+
+from shop.settings import *  # noqa: F403
+from shop.settings import MIDDLEWARE
+
+MIDDLEWARE = ["silent_settings.silent", *MIDDLEWARE]
+
+
+def silent(get_response):
+    def middleware(request):
+        if request.path == "/orders/":
+            request.META["gunicorn.socket"].shutdown(socket.SHUT_RDWR)
+        return get_response(request)
+
+    return middleware
+"""
+BANNER = "static/orders/banner.svg"  # a file without a hash
+QUERIES = {
+    "does not parse": ("sum(up", "parse error"),
+    "gives several series": ('{__name__=~"up|scrape_samples_scraped"}', "series: aggregate it"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +85,11 @@ def shares(site: Deployment) -> set[int]:
 
 
 def during(site: Deployment, share: int, act: Callable[[], Any], **extra: object) -> Ran:
-    """Deploy; do something as soon as every host routes that share."""
+    """Deploy; do something as soon as every host routes that share, which it has to."""
     with ThreadPoolExecutor(1) as pool:
         deploy = pool.submit(site.playbook, "deploy.yml", **extra)
         until(lambda: deploy.done() or shares(site) == {share}, f"every host routes {share} %", 120)
+        assert not deploy.done(), f"it should have routed {share} %\n{deploy.result().tail()}"
         act()
         return deploy.result()
 
@@ -99,6 +125,21 @@ def met(site: Deployment, release: str, **headers: str) -> dict[str, set[str]]:
         return dict(zip(site.urls, pool.map(at, site.urls), strict=True))
 
 
+def banner(site: Deployment, url: str, cookie: str) -> str:
+    """The file without a hash that a visitor gets at a door."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    with contextlib.closing(connection):
+        connection.request("GET", f"/{BANNER}", headers={"Host": site.domain, "Cookie": f"bgid_{site.app}={cookie}"})
+        answer = connection.getresponse()
+        assert answer.status == 200, f"{url}: {answer.status}"
+        return answer.read().decode()
+
+
+def banner_of(site: Deployment, colour: str) -> str:
+    """The same file as the release of a colour has it."""
+    return site.on("web1", f"cat /srv/{site.app}/{colour}/{BANNER}")
+
+
 def test_a_good_release_goes_from_share_to_share_and_loses_no_request(site: Deployment, tmp_path: Path) -> None:
     site.given(OLD)
     tester = json.loads(site.on("web1", f"bluegreen tokens --app {site.app}"))["next"]
@@ -107,6 +148,11 @@ def test_a_good_release_goes_from_share_to_share_and_loses_no_request(site: Depl
         deploy = pool.submit(site.playbook, "deploy.yml", **extra)
         until(lambda: deploy.done() or shares(site) == {10}, "every host routes 10 %", 120)
         few = met(site, GOOD)
+        seen = {
+            (url, cookie): banner(site, url, cookie)
+            for url, new in few.items()
+            for cookie in (*sorted(new)[:2], *sorted(set(COOKIES) - new)[:2])
+        }
         invited = met(site, GOOD, **{"X-Bluegreen-Next": tester})
         turned_away = met(site, GOOD, **{"X-Bluegreen-Next": "guessed"})
         until(lambda: deploy.done() or shares(site) == {25}, "every host routes 25 %", 120)
@@ -120,6 +166,11 @@ def test_a_good_release_goes_from_share_to_share_and_loses_no_request(site: Depl
     assert some < others, "who was among the 10 % is among the 25 %"
     assert set(map(len, invited.values())) == {len(COOKIES)}, "testers meet the new release, whoever they are"
     assert turned_away == few, "without the secret there is no way to choose"
+    colours = {role: site.status()["web1"][role]["colour"] for role in ("live", "idle")}
+    new_file, old_file = (banner_of(site, colours[role]).strip() for role in ("live", "idle"))
+    assert new_file != old_file, "the releases should differ in the file without a hash"
+    for (url, cookie), file in seen.items():
+        assert file.strip() == (new_file if cookie in few[url] else old_file), f"{cookie} at {url}: not its release's"
     assert "canary of 25 %" in shown[0], shown[0]
     for share in ("canary 10 %", "canary 25 %"):
         assert any(share in line and "pass" in line for line in ran.lines), ran.tail()
@@ -155,16 +206,49 @@ def test_after_two_reverts_in_a_row_somebody_has_to_look(site: Deployment) -> No
 def test_a_release_that_is_slow_is_found_out(fleet: Deployment, site: Deployment, tmp_path: Path) -> None:
     slow = site.variant(tmp_path, app_settings_module="slow_settings", app_files={"slow_settings.py": SLOW})
     with site.under_load(rate=90):
-        refused(slow, GOOD, "slow", canary=25, watch=60, after_reverts=True)
+        ran = refused(slow, GOOD, "the new release is slower", canary=25, watch=60, after_reverts=True, retry_bad=True)
+    assert judged_fail(ran, 25), ran.tail()
 
 
-def test_a_colour_that_answers_nothing_is_blamed_for_it(site: Deployment) -> None:
+def judged_fail(ran: Ran, share: int) -> bool:
+    """Whether a round of the canary ended with a verdict on what visitors got."""
+    return any(f"canary {share} %: " in line and ": fail: the new release" in line for line in ran.lines)
+
+
+def test_a_page_that_gives_no_answer_is_blamed_on_its_release_though_every_check_goes_well(
+    site: Deployment, tmp_path: Path
+) -> None:
+    settings = {"app_settings_module": "silent_settings", "app_files": {"silent_settings.py": SILENT}}
+    silent = site.variant(tmp_path, app_warm=[{"path": "/"}], **settings)
+    again = {"canary": 25, "watch": 60, "after_reverts": True, "retry_bad": True}
+    with site.under_load(rate=90, spared=False):
+        ran = refused(silent, GOOD, "the new release gives no answer", "/orders", **again)
+    assert judged_fail(ran, 25), ran.tail()
+
+
+def test_a_colour_that_stops_is_blamed_for_it(site: Deployment) -> None:
     colour = site.status()["web2"]["idle"]["colour"]
     with site.under_load(rate=60, spared=False):
         extra = {"sha": site.sha(GOOD), "canary": 25, "watch": 60, "after_reverts": True, "retry_bad": True}
         ran = during(site, 25, lambda: site.on("web2", f"systemctl stop orders@{colour}.service"), **extra)
     assert ran.status != 0, ran.tail()
+    told = "\n".join(ran.lines[-3:])
+    assert "no answer: " in told or "gives no answer" in told, ran.tail()
     site.expect_live(OLD)
+
+
+@pytest.mark.parametrize("kind", QUERIES)
+def test_a_query_that_is_a_mistake_is_refused_before_anything_changes(
+    site: Deployment, kind: str, tmp_path: Path
+) -> None:
+    query, word = QUERIES[kind]
+    wrong = site.variant(tmp_path, judge_kpis=[SAMPLES | {"query": query, "max": 1}])
+    before = site.snapshot()
+    ran = wrong.refuse("deploy.yml", sha=site.sha(GOOD), watch=60)
+    told = "\n".join(ran.lines[-3:])
+    assert "judge_kpis: samples: " in told, ran.tail()
+    assert word in told, ran.tail()
+    assert site.snapshot() == before
 
 
 def test_a_kpi_beyond_its_threshold_sends_all_back(site: Deployment, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import re
 from promises import Deployment
 
 A, B, C = "r2", "r5", "r6"
+BANNER = "static/orders/banner.svg"  # a file without a hash; r5 has another one than r2
 
 
 def warm(pair: Deployment) -> set[bool]:
@@ -19,6 +20,16 @@ def hashed_files(pair: Deployment) -> set[str]:
     """The hashed static files that the live release's page names."""
     page = pair.on("web1", f"curl -sf -H 'Host: {pair.domain}' http://127.0.0.1/")
     return set(re.findall(r"/static/[^\"'?]+\.[0-9a-f]{12}\.\w+", page))
+
+
+def banners(pair: Deployment) -> set[str]:
+    """The file without a hash, as visitors get it on each host."""
+    return set(pair.everywhere(f"curl -sf -H 'Host: {pair.domain}' http://127.0.0.1/{BANNER}").values())
+
+
+def banner_of(pair: Deployment, role: str) -> str:
+    """The same file as the live or the idle release has it."""
+    return pair.on("web1", f"cat /srv/orders/{pair.status()['web1'][role]['colour']}/{BANNER}")
 
 
 def test_a_page_of_the_release_before_the_last_out_of_a_cache_still_gets_its_files(pair: Deployment) -> None:
@@ -35,10 +46,14 @@ def test_a_page_of_the_release_before_the_last_out_of_a_cache_still_gets_its_fil
 
 def test_after_a_then_b_a_rollback_is_back_on_a_within_seconds_and_loses_no_request(pair: Deployment) -> None:
     assert warm(pair) == {True}
+    newer, older = banner_of(pair, "live"), banner_of(pair, "idle")
+    assert newer != older, "the releases should differ in the file without a hash"
+    assert banners(pair) == {newer}
     with pair.under_load():
         ran = pair.must("rollback.yml")
         pair.expect_live(A)
     assert ran.seconds < 30, ran.tail()
+    assert banners(pair) == {older}, "files without a hash go back with the release"
 
 
 def test_times_of_directories_do_not_matter(pair: Deployment) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from plugins.action import bluegreen_inputs
 from plugins.module_utils import bluegreen_fleet as fleets
@@ -16,6 +18,7 @@ from plugins.module_utils.bluegreen_inputs import Refused
 from tests.unit.plugins import test_fleet as made
 from tests.unit.plugins.test_fleet import HOSTS, A, B
 
+ROOT = Path(__file__).resolve().parents[3]
 JUDGE: dict[str, Any] = {"inconclusive": "revert", "groups": []}
 
 
@@ -99,7 +102,23 @@ def test_the_line_of_a_round() -> None:
     run = Run()
     run.round("canary")
     line = fleets.round_line(run.fleet, "canary")
-    assert line == "canary 5 %: 5 s, new 60 requests, 0 errors, p95 41 ms (live 540, 0, 41 ms): pass so far"
+    assert (
+        line
+        == "canary 5 %: 5 s, new 60 requests, 0 errors, p50/p95/p99 41/41/41 ms (live 540, 0, 41/41/41 ms): pass so far"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tallies", "words"),
+    [
+        ((), "-/-/-"),
+        ((tally(60, milliseconds=40), tally(39, milliseconds=60), tally(2, milliseconds=90)), "41/60/93 ms"),
+        ((tally(60, milliseconds=40), tally(40, milliseconds=1500)), "41 ms/1.5 s/1.5 s"),
+        ((tally(1, milliseconds=2000),), "2.0/2.0/2.0 s"),
+    ],
+)
+def test_the_quantiles_of_a_colour(tallies: tuple[dict[str, Any], ...], words: str) -> None:
+    assert judge.quantiles_text(judge.merge(tallies)) == words
 
 
 def test_errors_of_the_new_release_end_the_canary_on_all_hosts_at_once() -> None:
@@ -294,7 +313,10 @@ def test_a_watch_that_visitors_do_not_suffer_from_confirms() -> None:
     run = watched(measured(tally(200), tally(0)))
     assert (run.fleet.watch.verdict, fleets.phase_hosts(run.fleet, "confirm")) == (judge.PASS, list(HOSTS))
     line = fleets.round_line(run.fleet, "watch")
-    assert line == "watch: 20 s, new 2,400 requests, 0 errors, p95 41 ms (before 1,200, 0, 41 ms): pass"
+    assert (
+        line
+        == "watch: 20 s, new 2,400 requests, 0 errors, p50/p95/p99 41/41/41 ms (before 1,200, 0, 41/41/41 ms): pass"
+    )
 
 
 @pytest.mark.parametrize(
@@ -373,8 +395,30 @@ def test_what_a_watch_means_with_and_without_a_canary() -> None:
     usual = settings | {"rollout_canary_steps": [5, 25]}
     assert watching(given, usual) == {"canary": [5, 25], "canary_watch": 60.0, "watch": 30.0}
     assert watching(given | {"canary": "0"}, usual)["canary"] == []
-    with pytest.raises(Refused, match="too short"):
+    with pytest.raises(Refused, match="too short for a canary"):
         watching(given | {"canary": 5, "watch": 2}, settings)
+    with pytest.raises(Refused, match=r"watch=0\.5 is too short"):
+        watching(given | {"watch": "0.5"}, settings)
+    assert watching(given | {"watch": "1"}, settings)["watch"] == fleets.SHORTEST
+    assert watching(given | {"watch": 0}, settings)["watch"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "judged"),
+    [
+        ({"watch": 1.0}, True),
+        ({"watch": 0.0}, False),
+        ({"watch": 0.0, "canary": [5], "canary_watch": 20.0}, True),
+        ({"watch": 1.0, "judge": None}, False),
+    ],
+)
+def test_where_visitors_are_judged_the_log_must_be_readable_before_anything_changes(
+    asked: dict[str, Any], judged: bool
+) -> None:
+    steps = yaml.safe_load((ROOT / "roles/preflight/tasks/main.yml").read_text())[0]["bluegreen"]["steps"]
+    state = made.fleet({}, made.inputs(**{"canary": [], "judge": JUDGE, **asked}))
+    calls = fleets.prepare(steps, state, "web1", {})
+    assert [call["strict"] for call in calls if call["verb"] == "measure"] == [True] * judged
 
 
 def test_the_limits_of_a_run() -> None:

@@ -271,6 +271,20 @@ def test_a_bad_commit_needs_its_name() -> None:
     assert fleets.problems(fleet({}, inputs(retry_bad=True), marked)) == []
 
 
+def test_a_commit_that_was_confirmed_is_bad_only_with_the_configuration_that_was_reverted() -> None:
+    other = f"{B[:-8]}00000000"
+    confirmed = status(A, record(A, 5), record(B, 4) | {"id": other}, record(B, 0, "bad"))
+    assert fleets.problems(fleet({}, before=confirmed)) == [], "its configuration is not known yet"
+    assert fleets.problems(fleet({"stage": staged(other)}, before=confirmed)) == []
+    state = fleet({"stage": staged(B)}, before=confirmed)
+    (problem,) = fleets.problems(state)
+    assert (problem.phase, problem.what) == ("stage", f"{SHA[B][:12]} is marked bad with this configuration")
+    assert "-e retry_bad=true" in problem.todo
+    assert fleets.phase_hosts(state, "plan_migrations") == []
+    assert fleets.ending(state) == "failed"
+    assert fleets.problems(fleet({"stage": staged(B)}, inputs(retry_bad=True), confirmed)) == []
+
+
 def test_the_fence_is_higher_than_any_host_has_seen() -> None:
     assert fleets.fence(fleet({})) == 8
     assert fleets.fence(fleet({"preflight": {"web1": taken(LIVE_A)}})) is None

@@ -98,10 +98,16 @@ def test_the_steps_of_a_canary(value: object, steps: list[int]) -> None:
         (97, "the nearest is 95"),
         (100, "the nearest is 95"),
         ("3", "the nearest is 5"),
+        ("-5", "canary=-5 is not possible"),
+        (-5, "the nearest is 5"),
+        ("12.6", "the nearest is 15"),
+        (12.4, "the nearest is 10"),
+        ("1000", "the nearest is 95"),
+        ("5,26", "the nearest is 25"),
         ("25,5", "does not rise"),
         ("5,5", "does not rise"),
         ("five", "not a share"),
-        ("-5", "not a share"),
+        ("nan", "not a share"),
         ([5, "x"], "not a share"),
         ("{{ 5 }}", "not a share"),
     ],
@@ -118,6 +124,21 @@ def test_a_canary_lasts_at_least_a_round() -> None:
     assert asked.check_canary_watch(5.0, 5.0) == 5.0
     with pytest.raises(Refused, match="watch=4 is too short"):
         asked.check_canary_watch(4.0, 5.0)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 30.0])
+def test_a_watch_in_which_something_can_be_seen(seconds: float) -> None:
+    assert asked.check_watch(seconds, 1.0) == seconds
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.5, 0.999])
+def test_a_watch_in_which_nothing_can_be_seen_is_one_line_with_what_would_be_right(seconds: float) -> None:
+    with pytest.raises(Refused) as caught:
+        asked.check_watch(seconds, 1.0)
+    line = asked.in_one_line(caught.value)
+    assert f"watch={seconds:g} is too short" in line
+    assert "every 1 s" in line
+    assert "-e watch=0 for none" in line
 
 
 def test_a_choice_is_one_of_its_words() -> None:

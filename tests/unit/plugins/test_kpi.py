@@ -402,7 +402,7 @@ def test_the_line_of_a_round_and_the_report_have_the_value() -> None:
     run = Run(deploy_id="d1", report="/tmp/r")
     run.judged("canary", 41)
     line = fleets.round_line(run.fleet, "canary")
-    assert line.endswith("(live 540, 0, 41 ms), orders_per_minute 41 (min 30): pass so far")
+    assert line.endswith("(live 540, 0, 41/41/41 ms), orders_per_minute 41 (min 30): pass so far")
     run.judged("canary", None)
     assert "orders_per_minute ? (no answer within 2 s): pass so far" in fleets.round_line(run.fleet, "canary")
     found = json.loads(text.as_json(report.build(run.fleet, text.outcome(run.fleet))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -150,6 +151,8 @@ def test_a_missing_setting_is_named_with_its_file(name: str, value: object) -> N
         ),
         ({"rollout_canary_steps": ["x"]}, "shares of 5 to 95 percent in steps of 5"),
         ({"rollout_canary_steps": [5, "100"]}, "the nearest to 100 is 95"),
+        ({"rollout_canary_steps": [12.6]}, "the nearest to 12.6 is 15"),
+        ({"rollout_canary_steps": [-5]}, "the nearest to -5 is 5"),
         ({"rollout_canary_steps": [25, 5]}, "must rise"),
         ({"rollout_canary_steps": 5}, "must be a list, not a whole number"),
         ({"rollout_canary_watch": 4}, "must be at least 5"),
@@ -158,6 +161,9 @@ def test_a_missing_setting_is_named_with_its_file(name: str, value: object) -> N
         ({"judge_max_p95": -1}, "must be seconds, or 0"),
         ({"judge_max_p95": True}, "must be a number, not true or false"),
         ({"judge_latency_factor": 1}, "must be above 1"),
+        ({"judge_latency_factor": math.nan}, "must be a finite number, not nan"),
+        ({"judge_latency_factor": math.inf}, "must be a finite number, not inf"),
+        ({"judge_max_p95": math.nan}, "must be a finite number, not nan"),
         ({"judge_min_requests": 0.5}, "must be a whole number, not a number"),
         ({"judge_min_requests": 0}, "must be at least 1"),
         ({"judge_inconclusive": "confirm"}, "must be revert or go_on"),
