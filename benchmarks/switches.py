@@ -427,6 +427,26 @@ class Stage(Rig):
         with ThreadPoolExecutor(len(self.hosts)) as pool:
             return list(pool.map(work, self.hosts))
 
+    def lease(self) -> dict[str, Any]:
+        """What every call of a change says, once all hosts have given it the lease."""
+        deploy = f"20260101t000000-{uuid.uuid4().hex[:6]}"
+        call: dict[str, Any] = {"deploy_id": deploy, "holder": "switches", "fence": None}
+        take = {"verb": "lease", "action": "take", "ttl": TTL, "what": "switches", "brief": True}
+        call["fence"] = fence(self.together(lambda name: self.patient(name, call | {"steps": [take]})))
+        return call
+
+    def stop_idle(self, release: str) -> None:
+        """Stop the idle colour as soon as nothing is in flight on it, and start its release again."""
+        steps = [
+            {"verb": "drain"},
+            {"verb": "start", "release": release, "alive": 0.0},
+            {"verb": "lease", "action": "release"},
+        ]
+        call = self.lease() | {"steps": steps}
+        for answer in self.together(lambda name: self.call(name, call)):
+            cut = answer["results"]["drain"]["cut"]
+            self.progress(f"stopped the old colour: {cut['requests']} requests and {cut['websockets']} websockets left")
+
     def switch(self) -> tuple[float, float, str, str]:
         """All hosts to the release on their idle colour: beginning, moment when all had routed, old and new release."""
         states = self.status()
@@ -434,10 +454,7 @@ class Stage(Rig):
         old = {str(status["live"]["release"]) for status in states.values()}
         if len(set(new.values())) != 1 or len(old) != 1:
             raise Failure(f"the hosts do not hold the same two releases: live {sorted(old)}, idle {new}")
-        deploy = f"20260101t000000-{uuid.uuid4().hex[:6]}"
-        call: dict[str, Any] = {"deploy_id": deploy, "holder": "switches", "fence": None}
-        take = {"verb": "lease", "action": "take", "ttl": TTL, "what": "switches", "brief": True}
-        call["fence"] = fence(self.together(lambda name: self.patient(name, call | {"steps": [take]})))
+        call = self.lease()
 
         def route(name: str) -> dict[str, Any]:
             step = {"verb": "route", "release": new[name], "share": 100, "ttl": TTL, "kind": "deploy", "fresh": True}
@@ -515,6 +532,21 @@ def playbooks(stage: Stage, count: int, delay: float) -> Series:
     return series(len(stage.hosts), f"{count} deploys and {count} rollbacks", protocol, delay, report)
 
 
+def stops(stage: Stage, count: int, delay: float) -> Series:
+    """So many switches, after each of which the old colour stops at once: what is in flight there has to end first."""
+    load = stage.clients(delay)
+    with stage.told(load), LoadThread(load) as thread:
+        time.sleep(BEFORE)
+        for _ in range(count):
+            _, done, old, new = stage.switch()
+            stage.stop_idle(old)
+            met(load, new, done)
+        time.sleep(AFTER)
+        report = thread.stop()
+    protocol = SECURE if stage.secure else "HTTP/1.1"
+    return series(len(stage.hosts), f"{count} switches, the old colour stopped at once", protocol, delay, report)
+
+
 def forward(stage: Stage, count: int, delay: float) -> Series:
     """So many deploys with no rollback between them: each stops the colour that served until the one before.
 
@@ -560,6 +592,8 @@ def measure(stage: Stage, given: argparse.Namespace, put: Callable[[Series], Non
             stage.secured()
         for delay in DELAYS if given.switches else ():
             put(switches(stage, given.switches, delay))
+    if given.stops:
+        put(stops(stage, given.stops, DELAYS[-1]))
     if given.deploys:
         put(playbooks(stage, given.deploys, DELAYS[-1]))
     if given.forward:
@@ -587,6 +621,7 @@ def checked(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="switches.py", description=__doc__)
     parser.add_argument("--hosts", type=int, nargs="+", default=[1, 3], help="fleets to measure, in app servers (1 3)")
     parser.add_argument("--switches", type=int, default=50, help="in a row, for each protocol and delay (50)")
+    parser.add_argument("--stops", type=int, default=10, help="switches, the old colour stopped at once (10)")
     parser.add_argument("--deploys", type=int, default=10, help="whole deploys, each with a rollback after it (10)")
     parser.add_argument("--forward", type=int, default=4, help="whole deploys one after the other (4)")
     parser.add_argument("--provisions", type=int, default=3, help="of a live site, each reloads nginx (3)")
@@ -594,12 +629,12 @@ def checked(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="leave the hosts running")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write (benchmarks/results)")
     given = parser.parse_args(arguments)
-    for name in ("switches", "deploys", "forward", "provisions"):
+    for name in ("switches", "stops", "deploys", "forward", "provisions"):
         value = getattr(given, name)
         if not 0 <= value <= 1000:
             raise Failure(f"--{name} {value}: give a number from 0 to 1000", 2)
-    if not any((given.switches, given.deploys, given.forward, given.provisions)):
-        raise Failure("--switches 0 --deploys 0 --forward 0 --provisions 0: nothing is left to measure", 2)
+    if not any((given.switches, given.stops, given.deploys, given.forward, given.provisions)):
+        raise Failure("0 of everything: nothing is left to measure", 2)
     return given
 
 
@@ -615,7 +650,8 @@ def main(arguments: list[str]) -> int:
     ]
     command = f"benchmarks/switches.py --hosts {' '.join(map(str, given.hosts))} --switches {given.switches}"
     facts = about(
-        f"{command} --deploys {given.deploys} --forward {given.forward} --provisions {given.provisions} "
+        f"{command} --stops {given.stops} --deploys {given.deploys} --forward {given.forward} "
+        f"--provisions {given.provisions} "
         f"--server {given.server}"
     )
     found: list[Series] = []

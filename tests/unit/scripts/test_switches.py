@@ -180,7 +180,10 @@ def test_the_defaults() -> None:
     [
         (["--switches", "-1"], "--switches -1"),
         (["--deploys", "1001"], "--deploys 1001"),
-        (["--switches", "0", "--deploys", "0", "--forward", "0", "--provisions", "0"], "nothing is left"),
+        (
+            ["--switches", "0", "--stops", "0", "--deploys", "0", "--forward", "0", "--provisions", "0"],
+            "nothing is left",
+        ),
     ],
 )
 def test_refused_options(arguments: list[str], says: str) -> None:
