@@ -151,7 +151,7 @@ def digest(app: str) -> str:
         top = REPO / name
         paths = [top] if top.is_file() else sorted(path for path in top.rglob("*") if path.is_file())
         for path in paths:
-            if "__pycache__" not in path.parts:
+            if not {"__pycache__", ".github"} & set(path.parts):
                 found.update(f"{path.relative_to(REPO)}\0".encode() + path.read_bytes() + b"\0")
     return found.hexdigest()
 
