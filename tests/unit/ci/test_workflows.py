@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import yaml
 from support import check_migrations as gate
 from support.artifact import cli as build
 from support.ci import inputs
+from support.common import program
 from support.load import cli as traffic
 
 REPO = Path(__file__).parents[3]
 OURS = sorted((REPO / ".github" / "workflows").glob("*.yml"))
 EXAMPLES = sorted((REPO / "examples" / "workflows").glob("*.yml"))
+ORDERS = REPO / "examples" / "orders" / ".github" / "workflows" / "pipeline.yml"
 CALLED = re.compile(r"(?:\./|example-org/bluegreen/)\.github/workflows/(?P<name>[a-z-]+\.yml)(?:@0{40})?")
 REQUIREMENTS = REPO / "requirements-dev.in"
 LONGEST = 3  # commands of a step
@@ -36,7 +39,7 @@ def steps(workflow: dict[str, Any]) -> list[dict[str, Any]]:
     return [step for job in workflow["jobs"].values() for step in job.get("steps", [])]
 
 
-@named(OURS + EXAMPLES)
+@named([*OURS, *EXAMPLES, ORDERS])
 def test_rights_are_given_by_the_job_that_needs_them(path: Path) -> None:
     workflow = load(path)
     assert workflow["permissions"] == {}
@@ -87,13 +90,15 @@ def words_of(name: str, step: str, script: str) -> list[str]:
 
 
 def test_words_of_a_step_are_those_that_its_script_knows() -> None:
-    shot = traffic.parser().parse_args(words_of("app-deploy.yml", "No request may fail", "load"))
+    shot = traffic.parser().parse_args(words_of("app-run.yml", "No request may fail", "load"))
     assert (shot.urls, shot.rate, shot.duration) == (["$URL"], 20.0, 60.0)
     words = words_of("app-build.yml", "Build and sign", "build-artifact")
     made = build.parser().parse_args([word.rstrip(")") for word in words[1 : words.index("@key)") + 1]])
     assert (made.rev, str(made.sign)) == ("$SHA", "@key")
     asked = inputs.parser().parse_args(["deploy", *words_of("app-run.yml", "Run", "deploy")[1:]])
-    assert {name for name, value in vars(asked).items() if str(value).startswith("$")} >= {"env", "sha", "to", "canary"}
+    assert {name for name, value in vars(asked).items() if str(value).startswith("$")} >= {
+        *("env", "sha", "to", "canary", "artifact", "artifact_store"),
+    }
     judged = gate.parser().parse_args(words_of("app-ci.yml", "Check what is new against what runs", "check-migrations"))
     assert (judged.base, judged.head, judged.approve_later) == ("HEAD^1", "HEAD", True)
 
@@ -109,7 +114,7 @@ def test_deploys_and_rollbacks_share_a_group_and_are_never_cancelled() -> None:
     assert others == []
 
 
-@named(OURS + EXAMPLES)
+@named([*OURS, *EXAMPLES, ORDERS])
 def test_calls_fit_what_is_called(path: Path) -> None:
     for name, job in load(path)["jobs"].items():
         if "uses" not in job:
@@ -123,11 +128,50 @@ def test_calls_fit_what_is_called(path: Path) -> None:
         assert job["secrets"] == {name: f"${{{{ secrets.{name} }}}}" for name in offered["secrets"]}
 
 
-def test_production_comes_after_staging_and_load_and_only_if_neither_failed() -> None:
-    job = load(REPO / ".github" / "workflows" / "app-deploy.yml")["jobs"]["then"]
-    assert job["needs"] == ["first", "load"]
+def test_production_comes_after_staging_and_approval_and_only_if_neither_failed() -> None:
+    jobs = load(REPO / ".github" / "workflows" / "app-deploy.yml")["jobs"]
+    assert jobs["then"]["needs"] == ["first", "approval"]
     for stops in ("!cancelled()", "!contains(needs.*.result, 'failure')", "!contains(needs.*.result, 'cancelled')"):
-        assert stops in job["if"]
+        assert stops in jobs["then"]["if"]
+    assert jobs["approval"]["needs"] == "first"
+    for stops in ("!cancelled()", "needs.first.result != 'failure'", "needs.first.result != 'cancelled'"):
+        assert stops in jobs["approval"]["if"]
+
+
+def test_an_approval_that_is_waited_for_holds_no_queue_and_no_secret() -> None:
+    approval = load(REPO / ".github" / "workflows" / "app-deploy.yml")["jobs"]["approval"]
+    assert approval["environment"] == "${{ inputs.approval }}"
+    assert "concurrency" not in approval
+    assert approval["permissions"] == {}
+    assert "secrets." not in str(approval)
+
+
+def test_what_is_under_load_is_what_this_run_deployed() -> None:
+    """The load is a part of the job that holds the environment's turn, and comes after its deploy."""
+    names = [step["name"] for step in load(REPO / ".github" / "workflows" / "app-run.yml")["jobs"]["run"]["steps"]]
+    assert names.index("Run") < names.index("No request may fail")
+
+
+def test_production_gets_the_artifact_that_staging_had() -> None:
+    then = load(REPO / ".github" / "workflows" / "app-deploy.yml")["jobs"]["then"]
+    assert then["with"]["exactly"] == "${{ needs.first.outputs.artifact }}"
+
+
+def test_the_example_s_pipeline_is_the_one_that_users_copy() -> None:
+    own, copied = load(ORDERS), load(REPO / "examples" / "workflows" / "pipeline.yml")
+    assert own["jobs"].pop("check")["uses"] == copied["jobs"].pop("check")["uses"]
+    assert own == copied
+
+
+def test_shellcheck_has_nothing_to_say_about_steps(tmp_path: Path) -> None:
+    found = [(path.stem, step) for path in OURS for step in steps(load(path)) if "run" in step]
+    files = [tmp_path / f"{number:02}-{name}.sh" for number, (name, _) in enumerate(found)]
+    for file, (_, step) in zip(files, found, strict=True):
+        given = "".join(f"export {name}=x\n" for name in step.get("env", {}))
+        file.write_text(f"{given}{step['run']}\n")
+    command = [program("shellcheck"), "--shell=bash", "--format=gcc", *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def system_of(scenario: str) -> str:
