@@ -126,7 +126,10 @@ def run(request: Request, found: Secrets, masks: Sequence[str], stop: Stop, gith
     redact = secrets.redacter(masks)
     tty = sys.stdout.isatty() and not github
     out = Output(show.GitHub(os.environ.get("GITHUB_WORKSPACE", "")) if github else show.Plain(), redact)
-    summary_file = os.environ.get("GITHUB_STEP_SUMMARY") if github else None
+    # read before the run, which gets none of the job's variables
+    summary_file, outputs = (
+        os.environ.get(name) if github else None for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT")
+    )
     record, back = Record(), None
     out.write(out.style.begin(masks))
     processes.adopt_orphans()
@@ -150,7 +153,7 @@ def run(request: Request, found: Secrets, masks: Sequence[str], stop: Stop, gith
     save(request, result)
     if summary_file:
         append(Path(summary_file), show.summary(result))
-    if github and result["artifact"] and (outputs := os.environ.get("GITHUB_OUTPUT")):
+    if outputs and result["artifact"]:
         append(Path(outputs), f"artifact={result['artifact']}")
     return status
 
