@@ -76,7 +76,8 @@ def test_what_is_built_and_scanned_goes_to_staging_and_under_load_and_then_to_pr
     record_only(site, does=f'test -f artifacts/{name}.json && echo "artifact={name}" >>"$GITHUB_OUTPUT"')
     for script, does in (
         ("scan", "true"),
-        ("with-key", f"mkdir store; touch store/{name}.json; echo {name}"),
+        ("build-artifact", f"mkdir store; touch store/{name}.json; echo {name}"),
+        ("with-key", "true"),
         ("load", "true"),
     ):
         record_only(site, script, f"{script} ", does)
@@ -87,10 +88,10 @@ def test_what_is_built_and_scanned_goes_to_staging_and_under_load_and_then_to_pr
     (workflows.folder / "pipeline.yml").write_text(json.dumps(caller))
     status, output = workflows.run("push", "pipeline.yml")
     assert status == 0, output
-    lock, build, bom, *rest = said(site)
+    lock, build, bom, sign, *rest = said(site)
     assert (lock, bom) == ("scan ../app/requirements.txt", f"scan store/{name}.cdx.json")
-    assert build.startswith("with-key scripts/build-artifact --settings=group_vars/all/app.yml --source ../app --rev ")
-    assert build.endswith(" --store store --sign @key")
+    assert build.startswith("build-artifact --settings=group_vars/all/app.yml --source ../app --rev ")
+    assert re.fullmatch(rf"with-key scripts/sign-artifact {name} store --sha [0-9a-f]{{40}} --sign @key", sign)
     assert [line.split()[0] for line in rest] == ["deploy", "load", "deploy"]
     assert [
         place in line

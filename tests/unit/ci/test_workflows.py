@@ -13,6 +13,7 @@ import yaml
 
 from support import check_migrations as gate
 from support.artifact import cli as build
+from support.artifact import sign
 from support.ci import inputs
 from support.common import program
 from support.load import cli as traffic
@@ -85,16 +86,18 @@ def test_scripts_that_are_called_are_there(path: Path) -> None:
 def words_of(name: str, step: str, script: str) -> list[str]:
     """The words that a step gives a script, variables by their names."""
     runs = [one["run"] for one in steps(load(REPO / ".github" / "workflows" / name)) if one.get("name") == step]
-    words = shlex.split(runs[0].replace("\\\n", " "))
+    words = shlex.split(runs[0].replace("\\\n", " ").replace("$(", " "))
     return words[words.index(f"scripts/{script}") + 1 :]
 
 
 def test_words_of_a_step_are_those_that_its_script_knows() -> None:
     shot = traffic.parser().parse_args(words_of("app-run.yml", "No request may fail", "load"))
     assert (shot.urls, shot.rate, shot.duration) == (["$URL"], 20.0, 60.0)
-    words = words_of("app-build.yml", "Build and sign", "build-artifact")
-    made = build.parser().parse_args([word.rstrip(")") for word in words[1 : words.index("@key)") + 1]])
-    assert (made.rev, str(made.sign)) == ("$SHA", "@key")
+    words = words_of("app-build.yml", "Build", "build-artifact")
+    made = build.parser().parse_args([word.rstrip(")") for word in words[1 : words.index("store)") + 1]])
+    assert (made.rev, str(made.store), made.sign) == ("$SHA", "store", None)
+    signed = sign.parser().parse_args(words_of("app-build.yml", "Sign", "sign-artifact"))
+    assert (signed.name, str(signed.store), signed.sha, str(signed.sign)) == ("$NAME", "store", "$SHA", "@key")
     asked = inputs.parser().parse_args(["deploy", *words_of("app-run.yml", "Run", "deploy")[1:]])
     assert {name for name, value in vars(asked).items() if str(value).startswith("$")} >= {
         *("env", "sha", "to", "canary", "artifact", "artifact_store"),
@@ -150,6 +153,15 @@ def test_what_is_under_load_is_what_this_run_deployed() -> None:
     """The load is a part of the job that holds the environment's turn, and comes after its deploy."""
     names = [step["name"] for step in load(REPO / ".github" / "workflows" / "app-run.yml")["jobs"]["run"]["steps"]]
     assert names.index("Run") < names.index("No request may fail")
+
+
+def test_the_signing_key_is_where_nothing_of_the_application_runs_and_comes_after_the_scan() -> None:
+    jobs = load(REPO / ".github" / "workflows" / "app-build.yml")["jobs"]
+    with_key = [name for name, job in jobs.items() if "secrets.BLUEGREEN_SIGNING_KEY" in str(job)]
+    assert with_key == [name for name, job in jobs.items() if "environment" in job] == ["sign"]
+    names = [step["name"] for step in jobs["sign"]["steps"]]
+    assert "Get the application" not in names
+    assert names.index("Scan what was built") < names.index("Sign") < names.index("Keep the artifact")
 
 
 def test_production_gets_the_artifact_that_staging_had() -> None:
