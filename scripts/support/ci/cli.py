@@ -126,10 +126,8 @@ def run(request: Request, found: Secrets, masks: Sequence[str], stop: Stop, gith
     redact = secrets.redacter(masks)
     tty = sys.stdout.isatty() and not github
     out = Output(show.GitHub(os.environ.get("GITHUB_WORKSPACE", "")) if github else show.Plain(), redact)
-    # read before the run, which gets none of the job's variables
-    summary_file, outputs = (
-        os.environ.get(name) if github else None for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT")
-    )
+    summary_file = os.environ.get("GITHUB_STEP_SUMMARY") if github else None
+    outputs = os.environ.get("GITHUB_OUTPUT") if github else None
     record, back = Record(), None
     out.write(out.style.begin(masks))
     processes.adopt_orphans()
