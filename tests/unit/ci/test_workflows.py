@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from support import check_migrations as gate
+from support import hosts
 from support.artifact import cli as build
 from support.artifact import sign
 from support.ci import inputs
@@ -186,24 +187,27 @@ def test_shellcheck_has_nothing_to_say_about_steps(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def system_of(scenario: str) -> str:
-    """What the app servers of a scenario run, as the matrix names it."""
-    shared = REPO / "molecule" / "shared" / "inventories"
-    hosts = load(REPO / "molecule" / scenario / "molecule.yml")["provisioner"]["env"]["TEST_HOSTS"]
-    groups = load(shared / hosts / "hosts.yml")["all"]["children"]["test_hosts"]["children"]
-    found = {host.get("test_host_os", "trixie") for host in groups["app_servers"]["hosts"].values()}
-    return {"bookworm": "Debian 12", "trixie": "Debian 13"}[found.pop()] if len(found) == 1 else "several"
+def app_servers(name: str) -> dict[str, dict[str, str]]:
+    """The app servers of a set of test hosts, with their variables."""
+    listing = load(REPO / "molecule" / "shared" / "inventories" / name / "hosts.yml")
+    found: dict[str, dict[str, str]] = listing["all"]["children"]["test_hosts"]["children"]["app_servers"]["hosts"]
+    return found
 
 
-def test_every_scenario_runs_in_ci_once_under_the_name_of_its_system() -> None:
-    matrix = load(REPO / ".github" / "workflows" / "ci.yml")["jobs"]["molecule"]["strategy"]["matrix"]
+def test_every_scenario_runs_in_ci_on_both_systems() -> None:
+    job = load(REPO / ".github" / "workflows" / "ci.yml")["jobs"]["molecule"]
+    matrix = job["strategy"]["matrix"]
+    assert set(matrix["system"]) == set(hosts.SYSTEMS)
+    run = next(step for step in job["steps"] if step["name"] == "Test")
+    assert run["env"]["TEST_HOST_OS"] == "${{ matrix.system }}"
     named = {row["hosts"]: row["scenarios"].split() for row in matrix["include"] if "scenarios" in row}
-    there = [path.parent.name for path in (REPO / "molecule").glob("*/molecule.yml") if path.parent.name != "default"]
-    assert sorted(name for names in named.values() for name in names) == sorted(there)
-    assert {name: hosts for hosts, names in named.items() for name in names} == {
-        name: system_of(name) for name in there
-    }
     assert set(named) == set(matrix["hosts"])
+    there = [path.parent for path in (REPO / "molecule").glob("*/molecule.yml") if path.parent.name != "default"]
+    assert sorted(name for names in named.values() for name in names) == sorted(path.name for path in there)
+    for path in there:
+        servers = app_servers(load(path / "molecule.yml")["provisioner"]["env"]["TEST_HOSTS"])
+        assert path.name in named["one VM" if len(servers) == 1 else "several"]
+        assert [name for name, host in servers.items() if "test_host_os" in host] == [], "its system would be fixed"
 
 
 def test_the_unit_tests_and_scenarios_meet_the_oldest_and_the_newest_ansible() -> None:
