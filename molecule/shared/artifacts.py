@@ -29,6 +29,11 @@ DIARY_STORE = WORK / "artifacts-diary"
 KNOWN = WORK / "releases.json"
 INVENTORIES = REPO / "molecule" / "shared" / "inventories"
 
+# The system of hosts that may be of either, and the Python of the hosts' systems: see scripts/support/hosts.py.
+SYSTEM = os.environ.get("TEST_HOST_OS", "")
+PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
+OF_FLEET, OF_VM = PYTHON[SYSTEM or "trixie"], PYTHON[SYSTEM or "bookworm"]
+
 # What decides how an artifact turns out, beside the application itself.
 BUILDER = (
     "scripts/build-artifact",
@@ -121,15 +126,15 @@ class Release:
 DIARY = ("app_name=diary", 'app_extra_requirements=["gunicorn>=23,<28", "psycopg[binary]>=3.2,<4"]')
 
 RELEASES = {
-    **{name: Release("orders", name, "fleet", "3.13") for name in ("r1", "r2", "r3", "r4", "r5", "r6")},
-    **{name: Release("orders", name, "fleet", "3.13") for name in ADDED},
-    **{name: Release("notes", name, "vm", "3.11") for name in ("n1", "n2", "n3")},
-    # The second application beside the first, on Debian 13 hosts.
-    **{f"{name}_313": Release("notes", name, "vm", "3.13", OTHER_STORE) for name in ("n1", "n2")},
-    **{name: Release("notes", name.replace("d", "n"), "vm", "3.11", DIARY_STORE, DIARY) for name in ("d1", "d2")},
+    **{name: Release("orders", name, "fleet", OF_FLEET) for name in ("r1", "r2", "r3", "r4", "r5", "r6")},
+    **{name: Release("orders", name, "fleet", OF_FLEET) for name in ADDED},
+    **{name: Release("notes", name, "vm", OF_VM) for name in ("n1", "n2", "n3")},
+    # The second application beside the first, on hosts of the fleet's system.
+    **{f"{name}_313": Release("notes", name, "vm", OF_FLEET, OTHER_STORE) for name in ("n1", "n2")},
+    **{name: Release("notes", name.replace("d", "n"), "vm", OF_VM, DIARY_STORE, DIARY) for name in ("d1", "d2")},
     # A column is replaced by another one.
-    **{name: Release("orders", name, "fleet", "3.13") for name in ("r7", "r8", "r9", "r10", "r11", "r12")},
-    **{name: Release("orders", name, "fleet", "3.13") for name in ("s8", "s9", "s10")},  # by shadow table and swap
+    **{name: Release("orders", name, "fleet", OF_FLEET) for name in ("r7", "r8", "r9", "r10", "r11", "r12")},
+    **{name: Release("orders", name, "fleet", OF_FLEET) for name in ("s8", "s9", "s10")},  # by shadow table and swap
 }
 
 
@@ -146,12 +151,12 @@ def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
 
 def digest(app: str) -> str:
     """Digest of everything an application's repository and artifacts are made from."""
-    found = hashlib.sha256()
+    found = hashlib.sha256(SYSTEM.encode())
     for name in (*BUILDER, f"examples/{app}"):
         top = REPO / name
         paths = [top] if top.is_file() else sorted(path for path in top.rglob("*") if path.is_file())
         for path in paths:
-            if "__pycache__" not in path.parts:
+            if not {"__pycache__", ".github"} & set(path.parts):
                 found.update(f"{path.relative_to(REPO)}\0".encode() + path.read_bytes() + b"\0")
     return found.hexdigest()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -32,8 +33,8 @@ APP = "orders"
 WORKFLOW = REPO / ".github" / "workflows" / "app-ci.yml"
 WORK = CACHE / "test" / "example"
 PATIENCE = 300.0  # seconds for one command; the slowest, mypy without its cache, takes a tenth of it
-# What the example's own caller would say beside the defaults of the workflow.
-INPUTS = {"journey": "journey", "settings": "tests.settings"}
+CALLER = REPO / "examples" / APP / ".github" / "workflows" / "pipeline.yml"  # the example's own
+NEEDS_BROWSER = "REQUIRE_BROWSER"
 JOBS = ("style", "tests", "migrations")
 # Made by `Install`, which is done once here, and kept.
 LEFT_OUT = ("Install",)
@@ -94,6 +95,14 @@ def commands(workflow: Mapping[Any, Any], job: str, given: Mapping[str, str]) ->
     return found
 
 
+def said_by(caller: Mapping[str, Any]) -> dict[str, str]:
+    """What a caller says to the workflow, beside its defaults. Raises Failure if it does not call it."""
+    for job in caller["jobs"].values():
+        if f"/{WORKFLOW.name}@" in job.get("uses", ""):
+            return {name: str(value) for name, value in job["with"].items()}
+    raise Failure(f"{CALLER} does not call {WORKFLOW.name}")
+
+
 def digest(*paths: Path) -> str:
     """Digest of files and of all that is below directories."""
     found = hashlib.sha256()
@@ -120,18 +129,21 @@ def repository() -> Path:
     return target
 
 
-def environment() -> Path:
-    """The virtualenv of the newest release, with its tools; every package by its hash. Raises Failure."""
+def environment(python_version: str) -> Path:
+    """The virtualenv of the newest release, with its tools; every package by its hash. Raises Failure.
+
+    python_version: such as 3.11.
+    """
     source, target = repository(), WORK / "venv"
     files = [source / "requirements.txt", source / "requirements-dev.txt"]
-    wanted, stamp = digest(*files), WORK / "venv.stamp"
+    wanted, stamp = f"{python_version} {digest(*files)}", WORK / "venv.stamp"
     with locked(WORK / "lock"):
         if not (stamp.exists() and stamp.read_text() == wanted):
             stamp.unlink(missing_ok=True)
             words = [word for path in files for word in ("-r", str(path))]
             uv, python = str(VENV / "bin" / "uv"), str(target / "bin" / "python")
             for command in (
-                [uv, "venv", "--quiet", "--clear", "--python", "3.11", str(target)],
+                [uv, "venv", "--quiet", "--clear", "--python", python_version, str(target)],
                 [uv, "pip", "install", "--quiet", "--python", python, "--require-hashes", "--compile-bytecode", *words],
             ):
                 run(command, what="install the example's packages", timeout=600, env={"UV_SYSTEM_CERTS": "true"})
@@ -217,12 +229,13 @@ def perform(command: Command, source: Path, env: Mapping[str, str], strict: bool
     """Run one command as GitHub's runner would: with bash, which stops at the first failure."""
     started = time.monotonic()
     shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", command.script]
+    said = {**env, **command.env, **({"APP": str(source)} if command.toolkit else {})}
     with tempfile.TemporaryFile("w+", errors="replace") as log:  # a pipe could be held open by what it leaves behind
         try:
             status = subprocess.run(
                 shell,
                 cwd=(REPO if command.toolkit else source) / command.directory,
-                env={**env, **command.env, **({"APP": str(source)} if command.toolkit else {})},
+                env={name: value for name, value in said.items() if strict or name != NEEDS_BROWSER},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -267,8 +280,9 @@ def main(arguments: list[str]) -> int:
     """scripts/check-example. Returns 0 if everything passed; raises Failure."""
     full = parser().parse_args(arguments).full or bool(os.environ.get("BLUEGREEN_TEST_FULL"))
     workflow = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
-    lanes = [commands(workflow, job, INPUTS) for job in JOBS]
-    source, venv = repository(), environment()
+    inputs = said_by(yaml.safe_load(CALLER.read_text(encoding="utf-8")))
+    lanes = [commands(workflow, job, inputs) for job in JOBS]
+    source, venv = repository(), environment(json.loads(inputs["pythons"])[0])
     with postgresql() as database, redis() as broker, ThreadPoolExecutor(len(lanes)) as pool:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DJANGO", "PG"))}
         env = own | {
@@ -277,7 +291,6 @@ def main(arguments: list[str]) -> int:
             "DATABASE_URL": database,
             "REDIS_URL": broker,
             "MYPY_CACHE_DIR": str(WORK / "mypy"),
-            **({"REQUIRE_BROWSER": "1"} if full else {}),
         }
         strict = full or bool(os.environ.get("GITHUB_ACTIONS"))
         running = [pool.submit(lane, todo, source, env, strict) for todo in lanes]

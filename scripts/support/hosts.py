@@ -1,7 +1,8 @@
 """Test hosts: booted systemd containers that look like bare Debian VMs and are reached over real SSH.
 
 The inventory says which hosts (`ansible_host`: a fixed private address; `test_host_os`: trixie or bookworm;
-`test_host_image`: an image of your own). Keys and pinned host keys live in `.hosts/`.
+`test_host_image`: an image of your own). Hosts without `test_host_os` are what the environment's TEST_HOST_OS says, or
+their `test_host_usual_os`. Keys and pinned host keys live in `.hosts/`.
 """
 
 from __future__ import annotations
@@ -162,13 +163,16 @@ def inventory_name(path: Path) -> str:
     return name
 
 
-def hosts_of(listing: Mapping[str, Any], where: str) -> list[Host]:
-    """The hosts in the output of `ansible-inventory --list`, sorted by name. Raises Failure with one line."""
+def hosts_of(listing: Mapping[str, Any], where: str, wanted: str = "") -> list[Host]:
+    """The hosts in the output of `ansible-inventory --list`, sorted by name. Raises Failure with one line.
+
+    wanted: the system of hosts that name none.
+    """
     hosts = []
     for name, values in sorted(listing.get("_meta", {}).get("hostvars", {}).items()):
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?", name):
             raise Failure(f"{where}: {name}: a test host's name has small letters, digits and dashes only", 2)
-        system = str(values.get("test_host_os", SYSTEMS[0]))
+        system = str(values.get("test_host_os") or wanted or values.get("test_host_usual_os") or SYSTEMS[0])
         if system not in SYSTEMS:
             raise Failure(f"{where}: {name}: test_host_os is {system!r}, it must be {' or '.join(SYSTEMS)}", 2)
         image = str(values.get("test_host_image", ""))
@@ -517,7 +521,7 @@ def up(path: Path, names: Sequence[str], *, bare: bool, rebuild: bool) -> int:
     podman = Podman()
     name = inventory_name(path)
     where = str(path)
-    every = hosts_of(read_inventory(path), where)
+    every = hosts_of(read_inventory(path), where, os.environ.get("TEST_HOST_OS", ""))
     subnet = subnet_of(every, where)
     hosts = chosen(every, names, where)
     network = f"bluegreen-{name}"

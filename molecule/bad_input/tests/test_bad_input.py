@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from artifacts import OF_VM, PYTHON
 from promises import REPO, Deployment, Ran, known_releases, until
 
 STORE = REPO / ".cache" / "test" / "artifacts"
@@ -127,12 +128,13 @@ def same_beginning(store: Path) -> None:
             copy.write_text(copy.read_text().replace(sha, other))
 
 
+OTHER_PYTHON = next(version for version in PYTHON.values() if version != OF_VM)
 ARTIFACTS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "truncated": (truncate, ("damaged",)),
     "bit-flipped": (flip_a_bit, ("damaged",)),
     "without its image": (lambda store: next(store.glob("*.squashfs")).unlink(), ()),
     "of another application": (lambda store: change(store, app="orders"), ("orders",)),
-    "for another Python": (lambda store: change(store, python="3.13"), ("3.13",)),
+    "for another Python": (lambda store: change(store, python=OTHER_PYTHON), (OTHER_PYTHON,)),
     "for another architecture": (lambda store: change(store, arch="aarch64"), ("aarch64",)),
     "ambiguous": (same_beginning, ()),
     "with a broken manifest": (lambda store: change(store, image="none"), ()),

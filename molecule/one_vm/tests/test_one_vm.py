@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
+from artifacts import OF_VM, SYSTEM
 from promises import Deployment, until
 
 
@@ -15,9 +16,9 @@ def test_the_inventory_holds_only_the_examples_settings_and_a_handful_of_lines(v
     assert sorted(path.name for path in values.glob("*.yml")) == ["app.yml", "secrets.yml", "test.yml"]
 
 
-def test_the_host_is_debian_12_with_its_own_python(vm: Deployment) -> None:
-    assert vm.on("vm1", "python3 -c 'import sys; print(*sys.version_info[:2])'").split() == ["3", "11"]
-    assert vm.host("vm1").system_info.codename == "bookworm"
+def test_the_host_has_its_system_and_the_python_of_that(vm: Deployment) -> None:
+    assert vm.on("vm1", "python3 -c 'import sys; print(*sys.version_info[:2], sep=\".\")'").strip() == OF_VM
+    assert vm.host("vm1").system_info.codename == (SYSTEM or "bookworm")
 
 
 def test_a_provisioned_host_runs_and_starts_what_it_needs_at_boot(vm: Deployment) -> None:

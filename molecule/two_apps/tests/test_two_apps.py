@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from artifacts import OTHER_STORE
+from artifacts import OF_FLEET, OTHER_STORE
 from promises import Deployment
 
 
@@ -11,7 +11,9 @@ from promises import Deployment
 def notes(vm: Deployment, pair: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     """The notes beside the orders on web2."""
     hosts = {"app_servers": {"hosts": {"web2": {"ansible_host": pair.address("web2")}}}}
-    return vm.variant(tmp_path_factory.mktemp("notes"), hosts=hosts, app_python="3.13", artifact_store=str(OTHER_STORE))
+    return vm.variant(
+        tmp_path_factory.mktemp("notes"), hosts=hosts, app_python=OF_FLEET, artifact_store=str(OTHER_STORE)
+    )
 
 
 def test_provisioning_the_second_application_disturbs_no_visitor_of_the_first(

@@ -127,6 +127,7 @@ def run(request: Request, found: Secrets, masks: Sequence[str], stop: Stop, gith
     tty = sys.stdout.isatty() and not github
     out = Output(show.GitHub(os.environ.get("GITHUB_WORKSPACE", "")) if github else show.Plain(), redact)
     summary_file = os.environ.get("GITHUB_STEP_SUMMARY") if github else None
+    outputs = os.environ.get("GITHUB_OUTPUT") if github else None
     record, back = Record(), None
     out.write(out.style.begin(masks))
     processes.adopt_orphans()
@@ -150,6 +151,8 @@ def run(request: Request, found: Secrets, masks: Sequence[str], stop: Stop, gith
     save(request, result)
     if summary_file:
         append(Path(summary_file), show.summary(result))
+    if outputs and result["artifact"]:
+        append(Path(outputs), f"artifact={result['artifact']}")
     return status
 
 
@@ -233,6 +236,7 @@ def about(request: Request, record: Record, end: str, status: int, back: Record 
         "sha": outcome.get("sha") or known.get("sha") or request.variables.get("sha") or request.variables.get("to"),
         "release": outcome.get("release"),
         "previous": outcome.get("previous"),
+        "artifact": (known.get("artifact") or {}).get("stem"),
         "deploy_id": known.get("deploy_id"),
         "ok": status == OK,
         "exit": status,
@@ -254,9 +258,9 @@ def save(request: Request, result: Mapping[str, Any]) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Add to the job's summary."""
+    """Add to a file of the job: its summary, or the outputs of the step."""
     try:
         with path.open("a", encoding="utf-8") as out:
             out.write(f"{text}\n")
     except OSError as problem:
-        print(f"deploy: the job's summary could not be written: {problem.strerror}", file=sys.stderr)
+        print(f"deploy: the job's file {path} could not be written: {problem.strerror}", file=sys.stderr)

@@ -18,9 +18,9 @@ FD = "BLUEGREEN_HIDDEN_FD"
 # what programs need to find their files and to speak to a person, and where the page of the job is
 PLAIN = frozenset(
     (
-        "CI_JOB_URL", "COLUMNS", "GITHUB_ACTIONS", "GITHUB_REPOSITORY", "GITHUB_RUN_ID", "GITHUB_SERVER_URL",
-        "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE", "HOME", "LANG", "LOGNAME", "PATH", "PYTHONDONTWRITEBYTECODE",
-        "SSL_CERT_DIR", "SSL_CERT_FILE", "TERM", "TMPDIR", "TZ", "USER",
+        "CI_JOB_URL", "COLUMNS", "GITHUB_ACTIONS", "GITHUB_OUTPUT", "GITHUB_REPOSITORY", "GITHUB_RUN_ID",
+        "GITHUB_SERVER_URL", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE", "HOME", "LANG", "LOGNAME", "PATH",
+        "PYTHONDONTWRITEBYTECODE", "SSL_CERT_DIR", "SSL_CERT_FILE", "TERM", "TMPDIR", "TZ", "USER",
     )
 )  # fmt: skip
 PROXIES = ("http_proxy", "https_proxy", "no_proxy")  # plain unless they hold a password

@@ -17,7 +17,10 @@ from typing import Any
 from support.common import Failure, program
 
 PURL = re.compile(r"pkg:pypi/(?P<name>[A-Za-z0-9._-]+)@(?P<version>[A-Za-z0-9.!+_%-]+)(?:[?#].*)?")
-PIN = re.compile(r"(?m)^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*==\s*(?P<version>[^\s;\\#]+)")
+PIN = re.compile(
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*===?\s*(?P<version>[A-Za-z0-9.!+_-]+)(?:\s*;.*|\s+--.*)?"
+)
+BRINGS_MORE = re.compile(r"-(?:[re]|-requirement|-editable)")  # options that name what is not in this file
 
 
 def of_sbom(sbom: Mapping[str, Any]) -> set[tuple[str, str]]:
@@ -33,8 +36,17 @@ def of_sbom(sbom: Mapping[str, Any]) -> set[tuple[str, str]]:
 
 
 def of_lock(text: str) -> set[tuple[str, str]]:
-    """The pinned packages of a requirements file."""
-    return {(found["name"].lower(), found["version"]) for found in PIN.finditer(text)}
+    """The pinned packages of a requirements file. Raises ValueError for a line that names anything else."""
+    found = set()
+    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
+        said = re.sub(r"(?:^|\s)#.*", "", line).strip()
+        if not said or (said.startswith("-") and not BRINGS_MORE.match(said)):
+            continue
+        matched = PIN.fullmatch(said)
+        if not matched:
+            raise ValueError(f"{said[:80]} is no package with one version: it must be name==version")
+        found.add((matched["name"].lower(), matched["version"]))
+    return found
 
 
 def packages(path: Path) -> set[tuple[str, str]]:

@@ -159,6 +159,7 @@ def deployable(site: Any) -> None:
 def test_a_deploy_is_told_phase_by_phase_with_its_migrations(site: Any, tmp_path: Path) -> None:
     deployable(site)
     github = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md")}
+    github |= {"GITHUB_OUTPUT": str(tmp_path / "outputs")}
     status, output = site.run("deploy", "--env", "test", "--sha", "cccccc", "--result", "result.json", **github)
     assert status == 0, output
     result = site.result()
@@ -167,6 +168,8 @@ def test_a_deploy_is_told_phase_by_phase_with_its_migrations(site: Any, tmp_path
     ]  # fmt: skip
     assert all(phase["seconds"] is not None for phase in result["phases"])
     assert (result["migrations"], result["previous"]) == (["shop.0002_note"], "b" * 12)
+    assert result["artifact"] == f"shop-{'c' * 40}-12345678"
+    assert (tmp_path / "outputs").read_text() == f"artifact={result['artifact']}\n"
     assert r"Migrations: shop.0002\_note" in (tmp_path / "summary.md").read_text()
 
 

@@ -19,8 +19,10 @@ REPO = Path(__file__).parents[3]
 def test_both_kinds_of_files_are_read() -> None:
     part = {"type": "library", "name": "Django", "purl": "pkg:pypi/Django@5.2.1"}
     assert scan.of_sbom({"components": [part, {"type": "application", "name": "x"}]}) == {("django", "5.2.1")}
-    lock = "# x==1\nDjango==5.2.1 \\\n    --hash=sha256:ab\ncelery[redis]==5.5 ; python_version > '3'\n"
-    assert scan.of_lock(lock) == {("django", "5.2.1"), ("celery", "5.5")}
+    lock = "# x==1\n--index-url https://pypi.org/simple\n\nDjango==5.2.1 \\\n    --hash=sha256:ab \\\n"
+    lock += "    --hash=sha256:cd\n    # via x\n-c limits.txt\n"
+    lock += "celery[redis]==5.5 ; python_version > '3'\nuvloop == 1.0rc1+local  # fast\n"
+    assert scan.of_lock(lock) == {("django", "5.2.1"), ("celery", "5.5"), ("uvloop", "1.0rc1+local")}
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,20 @@ def test_both_kinds_of_files_are_read() -> None:
         ("bom.json", json.dumps({"components": [{"type": "library", "name": "x"}]})),
         ("bom.json", "{}"),
         ("bom.json", "no JSON"),
-        ("requirements.txt", "django>=5\n"),
+        ("requirements.txt", "# nothing\n"),
+        *(
+            ("requirements.txt", f"a==1\n{line}\nb==2\n")
+            for line in (
+                "x",
+                "x>=1",
+                "x==1.*",
+                "x==1,!=1.1",
+                "x @ git+https://example.org/x",
+                "./x",
+                "https://example.org/x.whl",
+            )
+        ),
+        *(("requirements.txt", f"a==1\n{line}\n") for line in ("-r o.txt", "-ro.txt", "--requirement=o.txt", "-e .")),
     ],
 )
 def test_what_cannot_be_scanned_is_no_success(tmp_path: Path, name: str, text: str) -> None:

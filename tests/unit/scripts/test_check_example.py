@@ -16,6 +16,7 @@ from support import check_example  # noqa: E402
 from support.common import Failure  # noqa: E402
 
 WORKFLOW = yaml.safe_load(check_example.WORKFLOW.read_text(encoding="utf-8"))
+CALLER = yaml.safe_load(check_example.CALLER.read_text(encoding="utf-8"))
 HISTORY = SCRIPTS.parent / "examples" / "orders" / "history"
 
 
@@ -23,18 +24,32 @@ def test_every_step_of_the_workflow_that_checks_something_is_run() -> None:
     assert set(check_example.JOBS) == set(WORKFLOW["jobs"])
     for job in check_example.JOBS:
         steps = {step["name"] for step in WORKFLOW["jobs"][job]["steps"] if "run" in step}
-        found = {command.name for command in check_example.commands(WORKFLOW, job, check_example.INPUTS)}
+        found = {command.name for command in check_example.commands(WORKFLOW, job, check_example.said_by(CALLER))}
         assert found == steps - set(check_example.LEFT_OUT)
 
 
 def test_inputs_arrive_as_the_workflow_hands_them_on() -> None:
     tests = {one.name: one for one in check_example.commands(WORKFLOW, "tests", {"journey": "browser"})}
     assert tests["Test"].env == {"COVERAGE": "85", "NOT": "not browser"}
-    assert tests["One journey in a browser"].env == {"ONLY": "browser"}
+    assert tests["One journey in a browser"].env == {"ONLY": "browser", "REQUIRE_BROWSER": "1"}
     assert tests["Test"].directory == ""
     (judged,) = check_example.commands(WORKFLOW, "migrations", {"settings": "shop.settings"})
     assert judged.toolkit
     assert (judged.directory, judged.env["PROJECT"], judged.env["SETTINGS"]) == ("", ".", "shop.settings")
+
+
+def test_the_inputs_are_those_of_the_example_s_own_caller() -> None:
+    said = check_example.said_by(CALLER)
+    assert (said["journey"], said["settings"]) == ("journey", "tests.settings")
+    assert "coverage" not in said  # the workflow's default
+    with pytest.raises(Failure, match="does not call"):
+        check_example.said_by({"jobs": {"deploy": {"uses": "./.github/workflows/app-deploy.yml"}}})
+
+
+@pytest.mark.parametrize(("strict", "expected"), [(True, "1"), (False, "")])
+def test_only_a_machine_that_may_skip_does_without_a_browser(tmp_path: Path, strict: bool, expected: str) -> None:
+    command = check_example.Command("One", 'printf "%s" "${REQUIRE_BROWSER-}"', "", {"REQUIRE_BROWSER": "1"})
+    assert check_example.perform(command, tmp_path, {}, strict).output == expected
 
 
 def test_a_step_whose_condition_does_not_hold_is_left_out() -> None:

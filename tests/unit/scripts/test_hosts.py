@@ -58,6 +58,26 @@ def test_hosts_come_sorted_with_defaults() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wanted", "systems"),
+    [
+        ("", {"a": "trixie", "b": "bookworm", "c": "bookworm"}),
+        ("bookworm", {"a": "bookworm", "b": "bookworm", "c": "bookworm"}),
+        ("trixie", {"a": "trixie", "b": "trixie", "c": "bookworm"}),
+    ],
+)
+def test_hosts_that_name_no_system_are_what_is_wanted(wanted: str, systems: dict[str, str]) -> None:
+    named = {"a": {}, "b": {"test_host_usual_os": "bookworm"}, "c": {"test_host_os": "bookworm"}}
+    there = {name: {"ansible_host": f"10.0.0.{number}", **more} for number, (name, more) in enumerate(named.items(), 9)}
+    found = hosts.hosts_of(listing(**there), "inv", wanted)
+    assert {host.name: host.system for host in found} == systems
+
+
+def test_a_wanted_system_that_is_none_is_refused() -> None:
+    with pytest.raises(Failure, match="it must be trixie or bookworm"):
+        hosts.hosts_of(listing(a={"ansible_host": "10.0.0.9"}), "inv", "sarge")
+
+
+@pytest.mark.parametrize(
     ("hostvars", "message"),
     [
         ({}, "inv: the inventory has no hosts"),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bluegreen import signature
-from support.artifact import build, signing, sources, store
+from support.artifact import build, sign, signing, sources, store
 from support.artifact.errors import InputError
 
 MANIFEST: dict[str, Any] = {"artifact": "x", "image": {"bytes": 5}}
@@ -57,6 +57,56 @@ def test_the_index_lists_what_the_store_holds(tmp_path: Path, key: Path) -> None
         "format": 1,
         "files": ["x.cdx.json", "x.json", "x.json.sig", "x.squashfs"],
     }
+
+
+NAME = f"shop-{'a' * 40}-01234567"
+
+
+def built(folder: Path) -> Path:
+    """A store with an artifact that nobody signed."""
+    (folder / "image").write_bytes(b"image")
+    (folder / "sbom").write_bytes(b"sbom")
+    (folder / "store").mkdir()
+    parts = {"image": ("squashfs", "image"), "sbom": ("cdx.json", "sbom")}
+    files = {part: {"file": f"{NAME}.{end}", "sha256": store.sha256(folder / of)} for part, (end, of) in parts.items()}
+    manifest = {"artifact": NAME, "sha": "a" * 40, **files}
+    store.publish(folder / "store", NAME, folder / "image", folder / "sbom", manifest)
+    return folder / "store"
+
+
+def words_for(folder: Path, key: Path, sha: str = "a" * 40, name: str = NAME) -> list[str]:
+    return [name, str(folder), "--sha", sha, "--sign", str(key)]
+
+
+def test_what_was_built_elsewhere_is_signed(tmp_path: Path, key: Path) -> None:
+    folder = built(tmp_path)
+    assert sign.main(words_for(folder, key)) == 0
+    allowed = f"ci {key.with_suffix('.pub').read_text()}"
+    armoured = (folder / f"{NAME}.json.sig").read_text()
+    assert signature.verify((folder / f"{NAME}.json").read_bytes(), armoured, allowed)["principal"] == "ci"
+    assert f"{NAME}.json.sig" in (folder / "index.json").read_text()
+
+
+@pytest.mark.parametrize("ending", ["squashfs", "cdx.json", "json"])
+@pytest.mark.parametrize("content", ["", '{"artifact": "x"}', None])
+def test_files_that_do_not_fit_each_other_are_not_signed(
+    tmp_path: Path, key: Path, ending: str, content: str | None
+) -> None:
+    path = built(tmp_path) / f"{NAME}.{ending}"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(InputError):
+        sign.main(words_for(path.parent, key))
+    assert not store.is_signed(path.parent, NAME)
+
+
+@pytest.mark.parametrize("asked", [{"sha": "b" * 40}, {"name": f"../{NAME}"}, {"name": "other"}])
+def test_another_artifact_than_the_one_that_was_asked_for_is_not_signed(
+    tmp_path: Path, key: Path, asked: dict[str, str]
+) -> None:
+    folder = built(tmp_path)
+    with pytest.raises(InputError):
+        sign.main(words_for(folder, key, **asked))
+    assert list(folder.glob("*.sig")) == []
 
 
 def test_an_agent_signs_for_a_public_key(tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
