@@ -93,7 +93,8 @@ def stream(command: Sequence[str], stdin: str, keep: Callable[[IO[bytes]], T], t
 def head(command: Sequence[str], most: int, size: int, timeout: float) -> tuple[int, list[str], bool]:
     """Run a program and keep at most `most` lines of what it prints, its complaints among them; then it is ended.
 
-    So it is after `size` bytes. Returns its exit status, the lines, and whether all of it came. Raises BluegreenError when it is missing, or takes longer than `timeout`.
+    So it is after `size` bytes. Returns its exit status, the lines, and whether all of it came. Raises BluegreenError
+    when it is missing, or takes longer than `timeout`.
     """
     import signal
     import threading
