@@ -18,6 +18,7 @@ from bluegreen.errors import BluegreenError, check_failed
 
 MOST_MEMBERS = 200_000  # a real application with its virtualenv had 9,500 (160 MB)
 MOST_BYTES = 4 << 30
+MOST_LIST = 64 << 20  # bytes of the list: 335 for each member; in a real application they had 148
 LIST_SECONDS = 60.0
 UNPACK_SECONDS = 300.0
 MEMORY = 4 << 30  # bytes of address space for unsquashfs: its queues, and the stacks of a thread for each processor
@@ -152,11 +153,16 @@ def limited(*words: str) -> tuple[str, ...]:
 
 
 def listed(image: Path) -> list[str]:
-    """The list of an image's members, at most one more than may be. To be called without privileges."""
+    """The list of an image's members, at most one more than may be. To be called without privileges.
+
+    Raises BluegreenError if it cannot be made or is too long: it is kept in the memory of a host that serves.
+    """
     # one thread, and no look at /etc/localtime for each member's date: a third of the time
     command = limited("env", "TZ=UTC0", "unsquashfs", "-processors", "1", "-lln", str(image))
-    status, lines = units.head(command, MOST_MEMBERS + 1, LIST_SECONDS)
-    if status and len(lines) <= MOST_MEMBERS:
+    status, lines, whole = units.head(command, MOST_MEMBERS + 1, MOST_LIST, LIST_SECONDS)
+    if not whole and len(lines) <= MOST_MEMBERS:
+        raise bad(f"names and links of more than {MOST_LIST >> 20} MB together", "an image may not")
+    if status and whole:
         raise check_failed(f"{image.name.removeprefix('.tmp-')} cannot be read", lines[-1] if lines else "")
     return lines
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import subprocess
@@ -91,10 +90,11 @@ def stream(command: Sequence[str], stdin: str, keep: Callable[[IO[bytes]], T], t
         return child.returncode, made, errors.read().decode("utf-8", "replace")
 
 
-def head(command: Sequence[str], most: int, timeout: float) -> tuple[int, list[str]]:
+def head(command: Sequence[str], most: int, size: int, timeout: float) -> tuple[int, list[str], bool]:
     """Run a program and keep at most `most` lines of what it prints, its complaints among them; then it is ended.
 
-    Returns its exit status and the lines. Raises BluegreenError when it is missing, or takes longer than `timeout`.
+    So it is after `size` bytes. Returns its exit status, the lines, and whether all of it came. Raises BluegreenError
+    when it is missing, or takes longer than `timeout`.
     """
     import signal
     import threading
@@ -124,14 +124,18 @@ def head(command: Sequence[str], most: int, timeout: float) -> tuple[int, list[s
     lines: list[str] = []
     assert child.stdout is not None
     with child:
-        for line in itertools.islice(child.stdout, most):
+        while len(lines) < most and (line := child.stdout.readline(size + 1)):
+            size -= len(line)
+            if size < 0:  # one line may have no end
+                break
             lines.append(line.rstrip(b"\n").decode("utf-8", "backslashreplace"))
-        if len(lines) == most:
+        whole = len(lines) < most and size >= 0
+        if not whole:
             end()
     timer.cancel()
     if killed.is_set():
         raise overdue(command, timeout)
-    return child.returncode, lines
+    return child.returncode, lines, whole
 
 
 _running: list[subprocess.Popen[str]] = []

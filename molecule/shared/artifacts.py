@@ -98,12 +98,36 @@ class Migration(migrations.Migration):
     operations = [migrations.RemoveField("order", "note")]
 '''
 
-# Commits after r2 that only add a migration: tag → name of the migration, its text, the commit's message.
-ADDED: dict[str, tuple[str, ...]] = {
-    "forgets_note": ("0004_forget", FORGETTING_MIGRATION, "Forget a column", "r1"),  # and the code of another commit
-    "migration_fails": ("0004_fails", FAILING_MIGRATION, "Fail while migrating"),
-    "drops_note": ("0004_drop", DROPPING_MIGRATION, "Drop a column that is read"),
-    "fills_note": ("0004_fill", FILLING_MIGRATION, "Change rows"),
+LEAKING_MIGRATION = '''"""Passes where there are no rows, as on a shadow; elsewhere it fails and tells secrets."""
+
+import os
+
+from django.db import migrations
+
+
+def fail(apps, schema_editor):
+    with schema_editor.connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM accounts_user")
+        if cursor.fetchone()[0]:
+            raise RuntimeError(os.environ["ODD"] + "it fails with " + os.environ["ADDRESS"])
+
+
+class Migration(migrations.Migration):
+    dependencies = [("journal", "0001_initial"), ("accounts", "0001_initial")]
+    operations = [migrations.RunPython(fail, migrations.RunPython.noop)]
+'''
+
+# Where commits are added: application → the commit that they follow, the directory of its migrations.
+ADDED_TO = {"orders": ("r2", "orders/migrations"), "notes": ("n1", "src/journal/migrations")}
+# Commits that only add a migration: application → tag → name of the migration, its text, the commit's message.
+ADDED: dict[str, dict[str, tuple[str, ...]]] = {
+    "orders": {
+        "forgets_note": ("0004_forget", FORGETTING_MIGRATION, "Forget a column", "r1"),  # and another commit's code
+        "migration_fails": ("0004_fails", FAILING_MIGRATION, "Fail while migrating"),
+        "drops_note": ("0004_drop", DROPPING_MIGRATION, "Drop a column that is read"),
+        "fills_note": ("0004_fill", FILLING_MIGRATION, "Change rows"),
+    },
+    "notes": {"migration_leaks": ("0002_leaks", LEAKING_MIGRATION, "Fail while migrating, and tell secrets")},
 }
 
 
@@ -127,11 +151,12 @@ DIARY = ("app_name=diary", 'app_extra_requirements=["gunicorn>=23,<28", "psycopg
 
 RELEASES = {
     **{name: Release("orders", name, "fleet", OF_FLEET) for name in ("r1", "r2", "r3", "r4", "r5", "r6")},
-    **{name: Release("orders", name, "fleet", OF_FLEET) for name in ADDED},
+    **{name: Release("orders", name, "fleet", OF_FLEET) for name in ADDED["orders"]},
     **{name: Release("notes", name, "vm", OF_VM) for name in ("n1", "n2", "n3")},
     # The second application beside the first, on hosts of the fleet's system.
     **{f"{name}_313": Release("notes", name, "vm", OF_FLEET, OTHER_STORE) for name in ("n1", "n2")},
     **{name: Release("notes", name.replace("d", "n"), "vm", OF_VM, DIARY_STORE, DIARY) for name in ("d1", "d2")},
+    "migration_leaks": Release("notes", "migration_leaks", "vm", OF_VM, DIARY_STORE, DIARY),
     # A column is replaced by another one.
     **{name: Release("orders", name, "fleet", OF_FLEET) for name in ("r7", "r8", "r9", "r10", "r11", "r12")},
     **{name: Release("orders", name, "fleet", OF_FLEET) for name in ("s8", "s9", "s10")},  # by shadow table and swap
@@ -173,21 +198,22 @@ def make_repository(app: str) -> Path:
         shutil.rmtree(DIARY_STORE, ignore_errors=True)
     KNOWN.write_text(json.dumps({name: item for name, item in known().items() if RELEASES[name].app != app}, indent=2))
     run(REPO / "scripts" / "example-repo", target, "--app", app)
-    if app == "orders":
-        for tag, added in ADDED.items():
-            add_migration(target, tag, *added)
+    for tag, added in ADDED[app].items():
+        add_migration(target, *ADDED_TO[app], tag, *added)
     stamp.write_text(wanted)
     return target
 
 
-def add_migration(repository: Path, tag: str, name: str, text: str, message: str, code: str = "") -> None:
-    """A commit after r2 with one more migration, and with the files of another commit where it has them."""
+def add_migration(
+    repository: Path, after: str, place: str, tag: str, name: str, text: str, message: str, code: str = ""
+) -> None:
+    """A commit after another one with one more migration, and with the files of a third where it has them."""
     moment: dict[str, str] = {}
     for who in ("AUTHOR", "COMMITTER"):
         moment |= {f"GIT_{who}_NAME": "Tests", f"GIT_{who}_EMAIL": "tests@example.org"}
         moment[f"GIT_{who}_DATE"] = "2026-03-02T09:00:00+00:00"
     git = ("git", "-C", str(repository))
-    run(*git, "checkout", "--quiet", "--detach", "r2")
+    run(*git, "checkout", "--quiet", "--detach", after)
     if code:
         run(*git, "checkout", "--quiet", code, "--", ".")
         # A release that serves while one of its migrations waits must not call itself unready for that.
@@ -195,7 +221,7 @@ def add_migration(repository: Path, tag: str, name: str, text: str, message: str
         health.write_text(
             health.read_text().replace('_migrations() if parts["database"] == "ok" else "unknown"', '"ok"')
         )
-    (repository / "orders" / "migrations" / f"{name}.py").write_text(text)
+    (repository / place / f"{name}.py").write_text(text)
     run(*git, "add", "--all", env=moment)
     run(*git, "commit", "--quiet", "--message", message, env=moment)
     run(*git, "tag", tag)

@@ -113,6 +113,20 @@ def manifests(names: Iterable[str]) -> list[Stem]:
     return [stem for name in names if _is_manifest(name) and (stem := parse_stem(name))]
 
 
+def rivals(stems: Iterable[Stem], app: str, wanted: str, most: int) -> list[Stem]:
+    """The artifacts among which only the time they were built at decides: of one commit, of several recipes.
+
+    wanted: the beginning of a sha. Raises ArtifactError if there are more than `most`.
+    """
+    found = sorted({stem for stem in stems if stem.app == app and stem.sha.startswith(wanted)})
+    if len(found) < 2 or len({stem.sha for stem in found}) > 1:  # none to compare, or not known which commit is meant
+        return []
+    if len(found) > most:
+        what = f"the store holds {len(found)} artifacts of {app} for {wanted}, and {most} are compared at most"
+        raise ArtifactError(f"{what}: name one, -e artifact={found[0].name}")
+    return found
+
+
 def is_url(store: str) -> bool:
     """Whether a store is an address, and no directory."""
     return "://" in store

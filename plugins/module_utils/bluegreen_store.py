@@ -34,6 +34,7 @@ SIGNATURE = ".json.sig"
 MOST_LIST = 16 << 20  # bytes of an index or of one page of assets
 MOST_MANIFEST = 64 << 20  # bytes; one of 7,000 files has 1 MB
 MOST_SIGNATURE = 64 << 10  # bytes
+MOST_RIVALS = 20  # artifacts of one commit whose manifests are compared
 PER_PAGE, MOST_PAGES = 100, 20  # a release of GitHub has 1,000 assets at most
 KEPT = 5  # artifacts of an https store that the controller keeps, those used last
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -73,22 +74,21 @@ def choose(store: Store, app: str, sha: object = None, artifact: str | None = No
     if not artifact:
         sha = artifacts.check_sha(sha)
     stems = artifacts.manifests(store.names())
-    read: dict[str, dict[str, Any]] = {}
-    entries: list[Mapping[str, Any] | str] = []
-    wanted = "" if artifact else str(sha)
-    for stem in stems:
-        rivals = [other for other in stems if other[:2] == stem[:2]]
-        if len(rivals) > 1 and stem.app == app and stem.sha.startswith(wanted) and not artifact:
-            entries.append(read.setdefault(stem.name, store.manifest(stem.name)))
-        else:
-            entries.append(stem.name)
+    entries: list[Mapping[str, Any] | str] = [stem.name for stem in stems]
+    if not artifact:
+        entries += [built(store, stem) for stem in artifacts.rivals(stems, app, str(sha), MOST_RIVALS)]
     chosen = artifacts.choose(entries, app, sha, artifact)
-    manifest = read.get(chosen) or store.manifest(chosen)
+    manifest = store.manifest(chosen)
     stem_chosen = artifacts.parse_stem(chosen)
     artifacts.verify_manifest(manifest, app, sha or (stem_chosen.sha if stem_chosen else ""))
     if manifest["artifact"] != chosen:
         raise ArtifactError(f"the manifest {chosen}.json describes {manifest['artifact']}: build it again")
     return chosen, manifest
+
+
+def built(store: Store, stem: artifacts.Stem) -> dict[str, Any]:
+    """When an artifact was built: all that is kept of a rival's manifest, which may be large. Raises ArtifactError."""
+    return {"artifact": stem.name, "built_at": store.manifest(stem.name).get("built_at")}
 
 
 class Directory:
@@ -133,10 +133,11 @@ class Directory:
 
 
 class Web:
-    """A store behind https. `cache`: a directory for what was fetched; `seconds`: for each file."""
+    """A store behind https. `cache`: a directory for what was fetched; `seconds`: for an image, and for all else."""
 
     def __init__(self, url: str, token: str, seconds: float, cache: Path) -> None:
         self.url, self.token, self.seconds, self.cache = url, token, seconds, cache
+        self.left = seconds  # for lists, manifests and signatures together
         self._links: dict[str, Link] | None = None
 
     def names(self) -> list[str]:
@@ -157,7 +158,7 @@ class Web:
             return path
         link = self.link(path.name)
         with fresh(path, int(wanted["bytes"])) as (aside, write):
-            self.fetch(link, write, int(wanted["bytes"]))
+            self.fetch(link, write, int(wanted["bytes"]), self.seconds)
             verify_image(aside, wanted, path.name)
         return path
 
@@ -213,18 +214,31 @@ class Web:
         return found
 
     def get(self, link: Link, most: int) -> bytes:
-        """The content of a small file."""
+        """The content of a small file. All of them share one time."""
         parts: list[bytes] = []
-        self.fetch(link, parts.append, most)
+        until = time.monotonic() + self.left
+        try:
+            self.fetch(link, parts.append, most, self.left)
+        except ArtifactError:
+            if time.monotonic() < until:
+                raise
+        self.left = until - time.monotonic()
+        if self.left <= 0:
+            where = fetch.shown(self.url)
+            raise ArtifactError(f"{where} has not told what it holds within {self.seconds:g} s (artifact_timeout)")
         return b"".join(parts)
 
-    def fetch(self, link: Link, write: Callable[[bytes], Any], most: int) -> None:
+    def fetch(self, link: Link, write: Callable[[bytes], Any], most: int, seconds: float) -> None:
         """Give a file's bytes to `write`; the token goes along to the store alone."""
-        token = self.token if fetch.origin(link.url) == fetch.origin(self.api) else ""
+        token = self.token if self.own(link) else ""
         try:
-            fetch.fetch(link.url, write, token=token, accept=link.accept, most=most, seconds=self.seconds)
+            fetch.fetch(link.url, write, token=token, accept=link.accept, most=most, seconds=seconds)
         except BluegreenError as problem:
             raise ArtifactError(": ".join(part for part in (problem.what, problem.why) if part)) from None
+
+    def own(self, link: Link) -> bool:
+        """Whether a file lies at the store itself, which may see the token."""
+        return fetch.origin(link.url) == fetch.origin(self.api)
 
     @property
     def api(self) -> str:
@@ -234,6 +248,11 @@ class Web:
     def source(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Where a host fetches the image for itself; the token is added when it is sent."""
         link = self.link(str(manifest["image"]["file"]))
+        if not self.own(link):
+            why = "hosts give artifact_token to the store alone: artifact_fetch: controller"
+            raise ArtifactError(
+                f"{fetch.shown(self.url)} names an image at another place, {fetch.shown(link.url)}; {why}"
+            )
         return {"url": link.url, "accept": link.accept, "seconds": self.seconds}
 
 

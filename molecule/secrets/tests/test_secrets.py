@@ -25,8 +25,9 @@ from typing import Any
 import pytest
 from artifacts import DIARY_STORE
 from marks import expect_silence, found_in, found_on
-from promises import LOGS, REPO, Deployment, Ran, until
+from promises import LOGS, REPO, Deployment, Ran, approvals, until
 
+from bluegreen.secrets import environment_line
 from support.ci import cancel
 from support.ci.record import Record
 
@@ -228,6 +229,18 @@ def test_they_are_sealed_and_only_root_can_read_what_is_stored(vm: Deployment, m
         assert vm.host("vm1").run(f"runuser -u notes -- cat {path}").rc != 0, path
 
 
+def test_what_a_host_without_credentials_keeps_is_read_by_systemd_as_it_is(vm: Deployment) -> None:
+    """The hosts of this story hand on credentials: their systemd is asked about the other way."""
+    values = {"ODD": ODD + '\r\n\x81\t"\\\\n"$x${y}😀 # ;\\', "PLAIN": "x", "BLANK": "  \n", "END": "\\"}
+    coded = base64.b64encode("".join(environment_line(*item) for item in values.items()).encode()).decode()
+    place = "/run/environment-of-the-tests"
+    vm.on("vm1", f"umask 077; echo {coded} | base64 -d > {place}")
+    ask = f"systemd-run -q --wait --pipe --collect -p EnvironmentFile={place} /usr/bin/env -0"
+    raw = base64.b64decode(vm.on("vm1", f"{ask} < /dev/null | base64 -w0; rm {place}")).decode()
+    found = dict(part.split("=", 1) for part in raw.split("\0") if part)
+    assert {name: found.get(name) for name in values} == values
+
+
 def test_a_command_that_prints_its_settings_prints_no_secret(marked: Marked) -> None:
     ran = marked.run("manage.yml", "-e", json.dumps({"command": "diffsettings"}))
     assert "ALLOWED_HOSTS" in ran.output, ran.tail()
@@ -375,11 +388,16 @@ def test_a_failure_to_settle_says_nothing(vm: Deployment, marked: Marked) -> Non
 
 
 def test_a_secret_that_nobody_gave_is_named(vm: Deployment, marked: Marked) -> None:
-    for value in ("{{ vault_nobody_gave_it }}", "{{ lookup('ansible.builtin.env', 'NOBODY_GAVE_IT', default='') }}"):
+    named = {
+        "vault_nobody_gave_it": "{{ vault_nobody_gave_it }}",
+        "NOTES_SECRET": "{{ lookup('ansible.builtin.env', 'NOBODY_GAVE_IT', default='') }}",
+    }
+    for name, value in named.items():
         before = vm.snapshot()
         extra = json.dumps({"app_secrets": {"NOTES_SECRET": value}})
         ran = marked.run("deploy.yml", "-e", extra, good=False, sha=vm.sha("n1"))
-        assert "app_secrets" in ran.output, ran.tail()
+        told = [line for line in ran.lines if line.lstrip().startswith(("FAILED", "why", "next"))][-3:]
+        assert any("app_secrets" in line and name in line for line in told), ran.tail()
         assert vm.snapshot() == before
 
 
@@ -505,6 +523,17 @@ def test_a_database_that_refuses_the_password_says_nothing(vm: Deployment, diary
     wrong = diary.deployment.settings["app_secrets"] | {"DATABASE_PASSWORD": "{{ vault_marked_token }}"}
     ran = diary.fails("plan_migrations", vm.sha("d2"), {"app_secrets": wrong}, watch=0)
     assert "password authentication failed" in ran.output, ran.tail()
+
+
+def test_a_migration_that_fails_on_real_rows_says_nothing(vm: Deployment, diary: Marked) -> None:
+    """The shadow, which has no rows, let it through."""
+    columns = "email, password, first_name, last_name, is_superuser, is_staff, is_active, date_joined"
+    diary_sql(vm, f"insert into accounts_user ({columns}) values ('a@x.org', '!', '', '', false, false, true, now())")
+    sha = vm.sha("migration_leaks")
+    asked = diary.run("deploy.yml", good=False, sha=sha, watch=0)
+    ran = diary.fails("migrate", sha, {}, watch=0, **approvals(asked))
+    assert "it fails with ***" in ran.output, f"the secrets were in what it said\n{ran.tail()}"
+    diary.deployment.expect_live("d1")
 
 
 def test_a_migration_and_its_way_back_say_nothing(vm: Deployment, diary: Marked) -> None:

@@ -7,8 +7,10 @@ artifact pass, and the host, which believes what provisioning wrote down, refuse
 from __future__ import annotations
 
 import base64
+import hashlib
 import ipaddress
 import json
+import math
 import secrets
 import shutil
 import subprocess
@@ -22,6 +24,8 @@ import pytest
 from marks import expect_silence, found_in, found_on
 from promises import INVENTORIES, LOGS, REPO, Deployment, Ran, known_releases
 
+from bluegreen import signature
+from bluegreen.contents import MOST_MEMBERS
 from tests.unit.tls_server import TlsServer, make_certificate, serving
 
 HOST = "bare12"
@@ -65,11 +69,31 @@ class Store:
             path.unlink()
         for path in FROM.glob(f"{stem}.*"):
             shutil.copy(path, self.folder)
-        manifest = self.folder / f"{stem}.json"
         if key:
-            sign = ["ssh-keygen", "-q", "-Y", "sign", "-n", "bluegreen-artifact", "-f", key]
-            made = subprocess.run(sign, input=manifest.read_bytes(), capture_output=True, check=True).stdout
-            manifest.with_suffix(".json.sig").write_bytes(made)
+            self.sign(release, key)
+        self.offer()
+
+    def sign(self, release: str, key: Path) -> None:
+        """Sign the manifest as it is now."""
+        manifest = self.file(release, ".json")
+        sign = ["ssh-keygen", "-q", "-Y", "sign", "-n", "bluegreen-artifact", "-f", key]
+        made = subprocess.run(sign, input=manifest.read_bytes(), capture_output=True, check=True).stdout
+        manifest.with_suffix(".json.sig").write_bytes(made)
+
+    def put_with(self, release: str, key: Path, members: list[str]) -> None:
+        """The artifact with more in its image, as mksquashfs(1) defines it, its manifest made to fit and signed."""
+        self.put(release, None)
+        image, manifest = self.file(release, ".squashfs"), self.file(release, ".json")
+        with tempfile.TemporaryDirectory() as empty, tempfile.NamedTemporaryFile("w") as more:
+            more.write("\n".join(members) + "\n")
+            more.flush()
+            add = ["mksquashfs", empty, image, "-pf", more.name, "-quiet", "-no-progress", "-no-recovery", "-all-root"]
+            subprocess.run(add, check=True, capture_output=True)
+        content = image.read_bytes()
+        about: dict[str, Any] = json.loads(manifest.read_text())
+        about["image"] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        manifest.write_bytes(signature.text(about))
+        self.sign(release, key)
         self.offer()
 
     def file(self, release: str, ending: str) -> Path:
@@ -211,6 +235,31 @@ def test_an_image_that_was_changed_after_signing_is_refused_by_the_host(site: Si
         image.write(bytes([byte ^ 1]))
     site.refused("n2", "what came is not the image")
     assert [client for client, _ in site.store.images()] == [site.deployment.address(HOST)]
+
+
+def many(members: int) -> list[str]:
+    """As many directories and a few more, some hundred in each: mksquashfs is slow where one holds thousands."""
+    each = range(math.isqrt(members) + 1)
+    return [line for top in each for line in (f"m{top} d 755 0 0", *(f"m{top}/{below} d 755 0 0" for below in each))]
+
+
+@pytest.mark.parametrize(
+    ("members", "named"),
+    [
+        (["null c 666 0 0 1 3", "su f 4755 0 0 true"], "the image holds a character device"),
+        (many(MOST_MEMBERS), f"an image may have {MOST_MEMBERS}"),
+    ],
+    ids=["a device and a setuid file", "too many members"],
+)
+def test_an_image_that_would_do_harm_is_refused_by_the_host_though_it_is_signed(
+    site: Site, members: list[str], named: str
+) -> None:
+    site.store.put_with("n2", site.keys["ours"], members)
+    site.refused("n2", named)
+    assert [client for client, _ in site.store.images()] == [site.deployment.address(HOST)]
+    stem = known_releases()["n2"]["stem"].removeprefix("notes-")
+    left = site.deployment.on(HOST, f"find /srv /tmp /var/tmp /run -xdev -name '*{stem}*' -o -xdev -name '.tmp-*'")
+    assert left == "", left
 
 
 def test_a_store_that_refuses_the_hosts_token_is_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,9 @@ def main(arguments: list[str]) -> int:
         found = secrets.gather(given)
         texts = secrets.inventory_texts(request.environment)
         secrets.require(found, texts)
-        hidden_texts = secrets.masks([*found.texts(), *secrets.vault_texts(texts, found.vault_password)])
+        vault = secrets.open_vault(texts, found.vault_password)
+        secrets.require(found, {**texts, **vault.files})
+        hidden_texts = secrets.masks([*found.texts(), *vault.texts()])
         return run(request, found, hidden_texts, stop, github)
     except Failure as failure:
         if github:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -16,6 +16,8 @@ from support.common import REPO, Failure
 UNUSABLE = 3  # exit status
 SSH_KEY, KNOWN_HOSTS, VAULT_PASSWORD = "BLUEGREEN_SSH_KEY", "BLUEGREEN_KNOWN_HOSTS", "BLUEGREEN_VAULT_PASSWORD"
 VALUE = re.compile(r"BLUEGREEN_SECRET_([A-Z][A-Z0-9_]*)")
+USED = re.compile(r"\{\{\s*(vault_[a-z0-9_]+)\b(?!\s*\|\s*(?:ansible\.builtin\.)?default\b)")
+DEFINED = re.compile(r"""(?m)(?:^|[{,])\s*["']?(vault_[a-z0-9_]+)["']?\s*:""")  # in YAML, or in JSON
 SEVERAL = "BLUEGREEN_SECRETS"  # a JSON object: a reusable workflow cannot hand on names that it does not know
 ENCRYPTED = "$ANSIBLE_VAULT;"
 SHORTEST = 4  # characters: hiding a shorter line of a longer text would blacken half the log
@@ -90,11 +92,14 @@ def without_comments(text: str) -> str:
 
 
 def missing(secrets: Secrets, texts: Mapping[str, str]) -> list[str]:
-    """What the files of an environment need and nobody gave: a line for each, which says where it is needed."""
+    """What the files of an environment need and nobody gave: a line for each, which says where it is needed.
+
+    Values are missed only where every file can be read: ask again with `opened` ones.
+    """
     plain = {path: without_comments(text) for path, text in texts.items()}
     encrypted = [path for path, text in plain.items() if text.startswith(ENCRYPTED) or "!vault" in text]
-    used = {name: path for path, text in plain.items() for name in re.findall(r"\{\{\s*(vault_[a-z0-9_]+)\b", text)}
-    defined = {name for text in plain.values() for name in re.findall(r"(?m)^\s*(vault_[a-z0-9_]+)\s*:", text)}
+    used = {name: path for path, text in plain.items() for name in USED.findall(text)}
+    defined = {name for text in plain.values() for name in DEFINED.findall(text)}
     everything = "\n".join(plain.values())
     found = []
     own_login = "ansible_ssh_private_key_file" in everything or "ansible_connection: local" in everything
@@ -104,7 +109,7 @@ def missing(secrets: Secrets, texts: Mapping[str, str]) -> list[str]:
         found.append(f"{KNOWN_HOSTS}: the host keys (ssh-keyscan, compared with the hosts' consoles)")
     if encrypted and not secrets.vault_password:
         found.append(f"{VAULT_PASSWORD}: {encrypted[0]} is encrypted")
-    if not encrypted:
+    if not any(text.startswith(ENCRYPTED) for text in plain.values()):  # what is not opened yet may define them
         wanted = sorted(set(used) - defined - set(secrets.values))
         prefix = "BLUEGREEN_SECRET_"
         found += [f"{prefix}{name.removeprefix('vault_').upper()}: {used[name]} uses {name}" for name in wanted]
@@ -204,31 +209,42 @@ def leaves(value: Any) -> list[str]:
     return [] if value is None or isinstance(value, bool) else [str(value)]
 
 
-def vault_texts(texts: Mapping[str, str], password: str) -> list[str]:
-    """The values that encrypted files and values hold, to hide them as well. Raises Failure if one cannot be opened.
+class Vault(NamedTuple):
+    """What was encrypted. `files`: path → text of whole files; `values`: single values in other files."""
 
-    Without the very short ones: a vault also holds ports and names, which would blacken half the log.
-    """
+    files: dict[str, str]
+    values: list[str]
+
+    def texts(self) -> list[str]:
+        """All values, to hide them: without very short ones, such as ports, which would blacken half the log."""
+        found = list(self.values)  # each is a text whatever it looks like
+        for plain in self.files.values():
+            try:
+                found += leaves(yaml.load(plain, Loader=Loader))  # noqa: S506  a SafeLoader
+            except yaml.YAMLError:
+                found += plain.splitlines()
+        return [text for text in found if len(text) >= SHORTEST]
+
+
+def open_vault(texts: Mapping[str, str], password: str) -> Vault:
+    """Decrypt encrypted files and values. Raises Failure if one cannot be opened; what is no text stays readable."""
+    opened = Vault({}, [])
     encrypted = [(path, found) for path, text in texts.items() for found in envelopes(text)]
     if not encrypted:
-        return []
+        return opened
     from ansible.parsing.vault import AnsibleVaultError, VaultLib, VaultSecret  # takes long to import
 
     vault = VaultLib([("default", VaultSecret(password.encode()))])
-    found: list[str] = []
     for path, text in encrypted:
         try:
-            plain = vault.decrypt(text).decode()
+            plain = vault.decrypt(text).decode(errors="replace")
         except AnsibleVaultError:
             raise Failure(f"{VAULT_PASSWORD} does not open {path}", UNUSABLE) from None
-        if not texts[path].startswith(ENCRYPTED):
-            found.append(plain)  # one value, which is a text whatever it looks like
-            continue
-        try:
-            found += leaves(yaml.load(plain, Loader=Loader))  # noqa: S506  a SafeLoader
-        except yaml.YAMLError:
-            found += plain.splitlines()
-    return [text for text in found if len(text) >= SHORTEST]
+        if texts[path].startswith(ENCRYPTED):
+            opened.files[path] = plain
+        else:
+            opened.values.append(plain)
+    return opened
 
 
 def envelopes(text: str) -> list[str]:

@@ -301,6 +301,11 @@ BAD = {
         "BLUEGREEN_SECRET_TOKEN: inventories/test/group_vars/app_servers/app.yml uses",
     ),
     "the wrong password": ({"BLUEGREEN_VAULT_PASSWORD": "sentinel"}, 3, "BLUEGREEN_VAULT_PASSWORD does not open"),
+    "a secret that the vault lacks": (
+        {"BLUEGREEN_VAULT_PASSWORD": "another one"},
+        3,
+        "BLUEGREEN_SECRET_OTHER: inventories/test/group_vars/app_servers/app.yml uses vault_other",
+    ),
 }
 
 
@@ -310,7 +315,9 @@ def test_bad_input_costs_one_line_and_changes_nothing(site: Any, tmp_path: Path,
     settings = site.path / "inventories" / "test" / "group_vars" / "app_servers"
     if kind == "a secret that nobody gave":
         (settings / "app.yml").write_text("app_env: {TOKEN: '{{ vault_token }}'}\n")
-    if kind == "the wrong password":
+    if kind == "a secret that the vault lacks":
+        (settings / "app.yml").write_text("app_env: {TOKEN: '{{ vault_token }}', OTHER: '{{ vault_other }}'}\n")
+    if kind in ("the wrong password", "a secret that the vault lacks"):
         (tmp_path / "password").write_text("another one")
         (settings / "vault.yml").write_text("vault_token: sentinel\n")
         site.encrypt(settings / "vault.yml", tmp_path / "password")

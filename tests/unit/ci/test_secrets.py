@@ -107,9 +107,9 @@ def test_a_vault_is_opened_to_hide_what_it_holds_and_a_wrong_password_is_said() 
 
     plain = b"a: value-one\nb: {c: [value-two, 1234567]}\nd: !unsafe value-three\nport: 22\n"
     texts = {"v.yml": VaultLib([("default", VaultSecret(b"right"))]).encrypt(plain).decode()}
-    assert secrets.vault_texts(texts, "right") == ["value-one", "value-two", "1234567", "value-three"]
+    assert secrets.open_vault(texts, "right").texts() == ["value-one", "value-two", "1234567", "value-three"]
     with pytest.raises(Failure, match=r"BLUEGREEN_VAULT_PASSWORD does not open v\.yml") as caught:
-        secrets.vault_texts(texts, "wrong")
+        secrets.open_vault(texts, "wrong")
     assert caught.value.code == 3
 
 
@@ -123,6 +123,26 @@ def test_single_values_in_a_vault_are_hidden_and_opened_first_too() -> None:
         return "!vault |\n" + "\n".join(f"          {line}" for line in lines)
 
     text = f"a: {inline('value: one')}\nplain: x\nb:\n  c: {inline('two lines' + chr(10) + 'of it')}\n# !vault |\n"
-    assert secrets.vault_texts({"main.yml": text}, "right") == ["value: one", "two lines\nof it"]
+    assert secrets.open_vault({"main.yml": text}, "right").texts() == ["value: one", "two lines\nof it"]
     with pytest.raises(Failure, match=r"does not open main\.yml"):
-        secrets.vault_texts({"main.yml": text}, "wrong")
+        secrets.open_vault({"main.yml": text}, "wrong")
+
+
+def test_an_encrypted_file_that_is_no_text_is_opened_all_the_same() -> None:
+    from ansible.parsing.vault import VaultLib, VaultSecret
+
+    texts = {
+        "key.bin": VaultLib([("default", VaultSecret(b"right"))]).encrypt(b"\xff\xfe\0line-one\nline-two\n").decode()
+    }
+    assert "line-two" in secrets.open_vault(texts, "right").texts()
+
+
+@pytest.mark.parametrize("vault", ["vault_key: x\nvault_last: y\n", '{"a": 1, "vault_key": "x", "vault_last": "y"}'])
+def test_what_a_vault_lacks_is_named_once_it_is_open(vault: str) -> None:
+    needs = "a: '{{ vault_key }}'\nb: '{{ vault_other }}'\nc: \"{{ vault_free | default('') }}\"\n"
+    texts = HOSTS | {"group_vars/all/secrets.yml": needs, "v.yml": vault}
+    given = secrets.gather(LOGIN | {"BLUEGREEN_VAULT_PASSWORD": "x"})
+    assert secrets.missing(given, texts) == ["BLUEGREEN_SECRET_OTHER: group_vars/all/secrets.yml uses vault_other"]
+    assert secrets.missing(given, texts | {"v.yml": "$ANSIBLE_VAULT;1.1;AES256\n"}) == [], "not known yet"
+    single = texts | {"v.yml": f"{vault}\n" if vault[0] == "{" else f"{vault}vault_more: !vault |\n"}
+    assert secrets.missing(given, single) == ["BLUEGREEN_SECRET_OTHER: group_vars/all/secrets.yml uses vault_other"]

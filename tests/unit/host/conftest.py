@@ -840,10 +840,11 @@ def call(work: Callable[[], Any], meanwhile: Callable[[], None] | None = None, *
     return found
 
 
-def head(command: Any, most: int, timeout: float) -> tuple[int, list[str]]:
+def head(command: Any, most: int, size: int, timeout: float) -> tuple[int, list[str], bool]:
     """Stands in for `units.head`."""
     done = units.run(command, timeout, check=False)
-    return done.returncode, done.stdout.splitlines()[:most]
+    lines = done.stdout.splitlines()
+    return done.returncode, lines[:most], len(lines) < most and len(done.stdout) <= size
 
 
 def stream(command: Any, stdin: str, keep: Any, timeout: float) -> tuple[int, Any, str]:

@@ -201,8 +201,22 @@ def test_a_program_that_does_not_end_is_ended() -> None:
     from bluegreen import units
 
     with pytest.raises(BluegreenError, match=r"did not end within 0.2 s"):
-        units.head(("sleep", "60"), 5, 0.2)
-    assert units.head(("yes",), 3, 10)[1] == ["y", "y", "y"]
+        units.head(("sleep", "60"), 5, 100, 0.2)
+    assert units.head(("yes",), 3, 100, 10)[1:] == (["y", "y", "y"], False)
+
+
+def test_what_a_program_prints_is_kept_up_to_a_size_whether_or_not_it_has_lines() -> None:
+    from bluegreen import units
+
+    assert units.head(("yes",), 1000, 7, 10)[1:] == (["y", "y", "y"], False)
+    assert units.head(("cat", "/dev/zero"), 1000, 1 << 16, 10)[1:] == ([], False)
+    assert units.head(("echo", "a"), 1000, 2, 10) == (0, ["a"], True)
+
+
+def test_links_that_would_fill_the_memory_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "MOST_LIST", 1 << 20)
+    links = {f"link{number}": "/".join(["a" * 200] * 19) for number in range(300)}
+    refused(pack(tmp_path, links=links), "names and links of more than 1 MB together")
 
 
 # receiving

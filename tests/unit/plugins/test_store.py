@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,37 @@ def test_a_damaged_image_is_refused(tmp_path: Path, content: bytes | None) -> No
         (tmp_path / f"{STEM1}.squashfs").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"is damaged|cannot be read: No such file"):
         stores.Directory(tmp_path).image(made)
+
+
+class Counted(stores.Directory):
+    """A directory that knows which manifests were asked for."""
+
+    asked: tuple[str, ...] = ()
+
+    def manifest(self, stem: str) -> dict[str, Any]:
+        self.asked += (stem,)
+        return super().manifest(stem)
+
+
+def test_only_manifests_of_the_commit_that_is_meant_are_read_and_not_too_many(tmp_path: Path) -> None:
+    ours = [f"orders-{SHA1}-{number:08x}" for number in range(stores.MOST_RIVALS)]
+    near = [f"orders-{SHA2}-00000000", f"orders-{SHA2}-00000001", f"orders-{SHA2[:8]}{'2' * 32}-00000000"]
+    for stem in (*ours, *near, f"notes-{SHA1}-00000000"):
+        put(tmp_path, stem)
+    store = Counted(tmp_path)
+    chosen = stores.choose(store, "orders", "abc123")[0]
+    assert store.asked == (*ours, chosen)
+    with pytest.raises(ArtifactError, match="is ambiguous"):
+        stores.choose(store, "orders", SHA2[:8])
+    assert stores.choose(store, "orders", None, ours[3])[0] == ours[3]
+    assert store.asked == (*ours, chosen, ours[3])
+    put(tmp_path, f"orders-{SHA1}-ffffffff")
+    with pytest.raises(
+        ArtifactError, match=r"holds 21 artifacts of orders for abc123, .* -e artifact=orders-"
+    ) as caught:
+        stores.choose(store, "orders", "abc123")
+    assert "\n" not in str(caught.value)
+    assert store.asked == (*ours, chosen, ours[3])
 
 
 # behind https
@@ -211,6 +243,25 @@ def test_a_store_that_answers_for_ever_is_left(server: TlsServer, folder: Path, 
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_all_that_a_store_tells_has_one_time(server: TlsServer, folder: Path, tmp_path: Path) -> None:
+    for number in range(9):
+        put(folder, f"orders-{SHA1}-{number:08x}")
+    url = offer(server, folder)
+    content = (folder / f"orders-{SHA1}-00000000.json").read_bytes()
+
+    def slowly(handler: Any) -> None:
+        server.stopped.wait(0.2)
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
+
+    for number in range(9):
+        server.answers[f"/store/orders-{SHA1}-{number:08x}.json"] = slowly
+    store = stores.Web(url, TOKEN, 10, tmp_path / "cache")
+    store.links()
+    store.left = 0.5
+    refused(store, r"has not told what it holds within 10 s \(artifact_timeout\)")
+    assert len(server.seen) < 6, "it is left before all were asked"
+
+
 @pytest.mark.parametrize(
     "index", [b"", b"[]", b"{}", b'{"format": 2, "files": []}', b'{"format": 1, "files": "x"}', b"\xff"]
 )
@@ -234,9 +285,21 @@ def test_assets_at_another_host_are_not_asked_with_the_token(server: TlsServer) 
     assert server.tokens()[-1] == ""
 
 
-def test_the_controller_keeps_the_last_few(tmp_path: Path) -> None:
-    import os
+def test_a_host_is_not_sent_to_another_place_with_the_token(server: TlsServer, folder: Path) -> None:
+    put(folder, STEM1)
+    url = release(server, folder)
+    elsewhere = server.url("/theirs", "127.0.0.1")
+    listed = json.loads(server.answers["/7/assets?per_page=100&page=1"][2])
+    rows = [row | ({"url": elsewhere} if row["name"].endswith(".squashfs") else {}) for row in listed]
+    server.answers["/7/assets?per_page=100&page=1"] = (200, {}, json.dumps(rows).encode())
+    values = {"artifact_store": url, "artifact_token": TOKEN, "artifact_fetch": "host"}
+    not_found(values, f"names an image at another place, {elsewhere}; hosts give artifact_token to the store alone")
+    rows = [row | ({"url": server.url("/ours")} if row["name"].endswith(".squashfs") else {}) for row in listed]
+    server.answers["/7/assets?per_page=100&page=1"] = (200, {}, json.dumps(rows).encode())
+    assert find(values)["source"]["url"] == server.url("/ours")
 
+
+def test_the_controller_keeps_the_last_few(tmp_path: Path) -> None:
     for number in range(8):
         for ending in (".json", ".json.sig", ".squashfs"):
             (tmp_path / f"x{number}{ending}").touch()
