@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
@@ -55,6 +55,7 @@ from shop.settings import DATABASES
 
 DATABASES["default"] |= {"CONN_MAX_AGE": 0, "OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}
 """
+WORKERS = {"asgi": "", "wsgi": ", threads", "sync": ", sync workers"}  # as they are told in a series' name
 SETTINGS: dict[str, dict[str, object]] = {
     "wsgi": {"app_threads": 16},  # with fewer, slow answers alone keep all of them busy
     "sync": {"app_workers": 12, "app_threads": 1},
@@ -171,6 +172,8 @@ class Series:
     changes: list[Change] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     stated: tuple[str, ...] = ()  # kinds whose failures are told and not judged
+    server: str = "asgi"
+    by: str = ""  # the commit of bluegreen
 
     def total(self, what: str) -> int:
         """requests, failed, refused or closed over all kinds."""
@@ -231,21 +234,22 @@ def fence(answers: Iterable[Mapping[str, Any]]) -> int | None:
 
 def shown(one: Series) -> str:
     """A series' name."""
-    return f"{one.what}, {one.protocol}" + (f", +{one.delay:g} ms" if one.delay else "")
+    delay = f", +{one.delay:g} ms" if one.delay else ""
+    return f"{one.what}, {one.protocol}{delay}{WORKERS[one.server]}"
 
 
 def overview(found: Sequence[Series]) -> str:
     """One row for each series, as a Markdown table."""
     lines = [
-        "| hosts | series | requests | failed | refused | closed | a switch took (median, max) | old one after it |",
-        "|---|---|---|---|---|---|---|---|",
+        "| hosts | series | requests | failed | refused | closed | a switch took (median, max) | late | by |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in found:
         took = sorted(change.seconds for change in one.changes)
         times = f"{took[len(took) // 2]:.2f} s, {took[-1]:.2f} s" if took else "–"
         late = "–" if one.late is None else "never" if one.late == 0 else f"up to {one.late:.3f} s"
         counts = " | ".join(str(one.total(what)) for what in ("requests", "failed", "refused", "closed"))
-        lines.append(f"| {one.hosts} | {shown(one)} | {counts} | {times} | {late} |")
+        lines.append(f"| {one.hosts} | {shown(one)} | {counts} | {times} | {late} | {one.by} |")
     return "\n".join(lines)
 
 
@@ -265,7 +269,7 @@ def by_kind(found: Sequence[Series]) -> str:
 
 def text(found: Sequence[Series], facts: Mapping[str, Any]) -> str:
     """The page of results."""
-    made = facts["versions"]
+    made, notes = facts["versions"], "".join(f"\n{note}\n" for note in facts.get("notes") or [])
     requests, failed = sum(one.total("requests") for one in found), sum(one.total("failed") for one in found)
     # The rule of three: none in n leaves at most 3/n, at 95 %.
     bound = f" So fewer than 1 in {requests // 3} fail (95 %)." if requests >= 300 and not failed else ""
@@ -278,15 +282,15 @@ def text(found: Sequence[Series], facts: Mapping[str, Any]) -> str:
     return f"""\
 # Switches, deploys and rollbacks under every kind of client
 
-{facts["date"]}, {made["ansible"]}, {made["processors"]} processors, {made["hosts"]}. bluegreen {made["bluegreen"]}.
-How: [../README.md](../README.md).
+{facts["date"]}, {made["ansible"]}, {made["processors"]} processors, {made["hosts"]}.
+*by*: the commit of bluegreen. How: [../README.md](../README.md).
 
 **{failed} of {requests} requests failed.**{bound}
-
+{notes}
 {overview(found)}
 
 *refused*: HTTP/2 requests that the server, by GOAWAY or REFUSED_STREAM, said it had not looked at. *closed*: websockets
-that were ended with the code 1001 or 1012, which asks the visitor to come back. *old one after it*: whether a request
+that were ended with the code 1001 or 1012, which asks the visitor to come back. *late*: whether a request
 that was sent after every host had switched was answered by the release before.
 
 ## By kind
@@ -608,6 +612,28 @@ def about(command: str) -> dict[str, Any]:
     return {"format": 1, "date": date, "command": command, "versions": versions() | {"hosts": HOSTS}}
 
 
+def earlier(folder: Path) -> tuple[list[Series], list[str]]:
+    """The series and the notes of earlier results; none if there are none. Raises Failure."""
+    path = folder / "switches.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        names = {one.name for one in fields(Series)}
+        known = [{key: value for key, value in one.items() if key in names} for one in said["series"]]
+        rows = [Series(**one | {"changes": [Change(**change) for change in one["changes"]]}) for one in known]
+        return rows, list(said.get("notes") or [])
+    except FileNotFoundError:
+        return [], []
+    except (OSError, ValueError, KeyError, TypeError):
+        raise Failure(f"{path} cannot be read: leave --add out to write it anew", 2) from None
+
+
+def joined(before: Iterable[Series], found: Sequence[Series]) -> list[Series]:
+    """Earlier series and new ones; what was measured anew replaces what it was."""
+    new = {(one.hosts, shown(one)) for one in found}
+    kept = [one for one in before if (one.hosts, shown(one)) not in new]
+    return sorted([*kept, *found], key=lambda one: (one.hosts, list(WORKERS).index(one.server)))
+
+
 def write(found: Sequence[Series], facts: Mapping[str, Any], folder: Path) -> None:
     """The results for people and for programs; what was measured so far is kept if the rest fails."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -626,6 +652,7 @@ def checked(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--forward", type=int, default=4, help="whole deploys one after the other (4)")
     parser.add_argument("--provisions", type=int, default=3, help="of a live site, each reloads nginx (3)")
     parser.add_argument("--server", choices=sorted(SETTINGS), default="asgi", help="asgi has websockets (asgi)")
+    parser.add_argument("--add", action="store_true", help="keep the earlier results that are not measured anew")
     parser.add_argument("--keep", action="store_true", help="leave the hosts running")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write (benchmarks/results)")
     given = parser.parse_args(arguments)
@@ -655,10 +682,12 @@ def main(arguments: list[str]) -> int:
         f"--server {given.server}"
     )
     found: list[Series] = []
+    before, notes = earlier(given.results) if given.add else ([], [])
 
     def put(one: Series) -> None:
+        one.server, one.by = given.server, facts["versions"]["bluegreen"]
         found.append(one)
-        write(found, facts, given.results)
+        write(joined(before, found), facts | {"notes": notes}, given.results)
         progress(f"{one.hosts} host(s), {shown(one)}: {one.total('failed')} of {one.total('requests')} failed")
 
     for stage in stages:

@@ -129,11 +129,11 @@ def test_the_overview_has_a_row_for_each_series() -> None:
     one = series({"get": kind(70), "fresh": kind(30, failed=2)}, changes)
     two = tool.series(3, "10 deploys", "TLS", 10, report({"h2": kind(5, refused=1), "websocket": kind(9, closed=4)}))
     assert rows(tool.overview([one, two])) == [
-        ["1", "50 switches, HTTP/1.1", "100", "2", "0", "0", "0.30 s, 0.50 s", "never"],
-        ["3", "10 deploys, TLS, +10 ms", "14", "0", "1", "4", "–", "–"],
+        ["1", "50 switches, HTTP/1.1", "100", "2", "0", "0", "0.30 s, 0.50 s", "never", ""],
+        ["3", "10 deploys, TLS, +10 ms", "14", "0", "1", "4", "–", "–", ""],
     ]
     late = series({"get": kind()}, [tool.Change(0, 1, 0.125)])
-    assert rows(tool.overview([late]))[0][-1] == "up to 0.125 s"
+    assert rows(tool.overview([late]))[0][-2] == "up to 0.125 s"
 
 
 def test_kinds_are_summed_over_the_series() -> None:
@@ -164,6 +164,22 @@ def test_the_results_are_written_for_people_and_programs(tmp_path: Path) -> None
     assert data["series"][0]["good"] is True
     assert data["series"][0]["changes"] == [{"started": 1, "done": 1.5, "late": 0}]
     assert "0 of 3000" in (tmp_path / "results" / "switches.md").read_text()
+
+
+def test_what_was_measured_before_stays_with_its_commit_unless_it_is_measured_anew(tmp_path: Path) -> None:
+    old = [series({"get": kind(100)}), series({"get": kind(200)})]
+    old[1].server, old[1].by = "sync", "abc1234"
+    tool.write(old, FACTS | {"notes": ["One run was broken off."]}, tmp_path)
+    before, notes = tool.earlier(tmp_path)
+    found = tool.joined(before, [series({"get": kind(300)})])
+    assert [(one.server, one.by, one.total("requests")) for one in found] == [
+        ("asgi", "", 300),
+        ("sync", "abc1234", 200),
+    ]
+    assert "sync workers" in tool.overview(found)
+    assert notes == ["One run was broken off."]
+    assert "One run was broken off." in (tmp_path / "switches.md").read_text()
+    assert tool.earlier(tmp_path / "nothing") == ([], [])
 
 
 # --- the command line
