@@ -260,9 +260,10 @@ def echoing(handler: Any) -> None:
 )
 def test_every_way_to_fail_says_which_and_takes_no_longer(source: Source, answer: Any, why: str) -> None:
     source.answer = answer
+    patience = 0.4 if "within" in why else 10.0
     began = time.monotonic()
-    (found,) = prometheus.ask_all(source.url, TOKEN, ["up"], 0.4)
-    assert time.monotonic() - began < 2.0
+    (found,) = prometheus.ask_all(source.url, TOKEN, ["up"], patience)
+    assert time.monotonic() - began < patience + 1.6
     assert found.value is None
     assert why in found.why
     assert TOKEN[:8] not in found.why
