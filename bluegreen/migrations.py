@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bluegreen import files, gate, jobs, ledger, maintenance, release
+from bluegreen import files, gate, jobs, ledger, maintenance, release, secrets
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError, Code, bad_input, check_failed, refused
 from bluegreen.state import now
@@ -162,7 +162,7 @@ def judge(context: Context, name: str, order: dict[str, Any]) -> dict[str, Any]:
     except BluegreenError as problem:
         if problem.code not in (Code.CHECK_FAILED, Code.NOT_PROVISIONED):
             raise
-        first = str(problem)
+        first = secrets.told(context.paths, str(problem))
     result = jobs.ask(context, name, "judge", "judge", {**order, "methods": ["scratch", "static"]}, JUDGED)
     return {**result, "why_not_better": [f"cluster: {first}", *result["why_not_better"]]}
 
@@ -319,6 +319,8 @@ def by_runner(
         raise
     labels = unique([label(one) for one in done["applied"]])
     failed = done["failed"]
+    if failed:
+        failed["why"] = secrets.told(context.paths, failed["why"])
     rows = [row(planned, one, ledger.APPLIED, begun, number) for number, one in enumerate(done["applied"])]
     bridged = done.get("bridged") or []
     rows += [row(planned, one, ledger.BRIDGED, begun, len(rows)) | {"bridge": one["bridge"]} for one in bridged]

@@ -368,6 +368,11 @@ def hide_in(problem: BluegreenError, texts: Sequence[str]) -> None:
     problem.why, problem.details = hide(problem.why, texts), hide(problem.details, texts)
 
 
+def told(paths: Paths, text: str) -> str:
+    """What release code said, as it may be kept: without the values of the releases on this host."""
+    return str(hide(text, masks(values(paths))))
+
+
 # revocation
 
 

@@ -15,7 +15,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from bluegreen import deadman, maintenance, outdated, processes, release, route, start, units
+from bluegreen import deadman, maintenance, outdated, processes, release, route, secrets, start, units
 from bluegreen.config import other
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError, Code, Silent, check_failed, refused
@@ -484,7 +484,7 @@ def confirm_unserved(context: Context, pending: Pending, problem: BluegreenError
 
     The host serves nothing until the run that asks has brought it up to date.
     """
-    outdated.mark(context, {"why": str(problem)})
+    outdated.mark(context, {"why": secrets.told(context.paths, str(problem))})
     finish_confirm(context, make_live(context, context.state.live(), pending), pending)
 
 

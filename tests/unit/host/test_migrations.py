@@ -6,13 +6,14 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from typing import Any
 
 import pytest
 
-from bluegreen import gate, jobs, ledger, snapshot
+from bluegreen import gate, jobs, ledger, secrets, snapshot
 from bluegreen.errors import BluegreenError, Code
 
 PRINT = {"format": 1, "databases": {"default": {"tables": {}}}, "known": {"default": []}, "drift": []}
@@ -340,6 +341,20 @@ def test_what_cannot_be_judged_runs_as_ever_and_says_so(
     assert played.verbs() == ["pending"]
     assert host.do("migrate", release=name)["applied"] == ["shop.0001_initial"]
     assert ("run" in played.verbs()) == empty
+
+
+def test_what_a_failing_migration_tells_of_secrets_is_kept_nowhere(
+    host: Any, played: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "values", lambda paths: ["because"])
+    host.deploy(1, 1)
+    name = host.release(2)
+    played.pending, played.fails = ["0003_tax"], "0003_tax"
+    with pytest.raises(BluegreenError, match=rf"it failed: {re.escape(secrets.HIDDEN)}") as caught:
+        host.do("migrate", release=name)
+    kept = [(host.paths.state / name).read_text() for name in ("history.jsonl", "ledger.jsonl")]
+    assert "because" not in "".join([*kept, json.dumps(caught.value.as_dict("migrate"))])
+    assert all(secrets.HIDDEN in text for text in kept)
 
 
 def test_a_failure_keeps_what_was_applied_and_says_what_to_do(host: Any, played: Release) -> None:
