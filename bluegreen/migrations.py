@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bluegreen import files, gate, jobs, ledger, maintenance, release
+from bluegreen import files, gate, jobs, ledger, maintenance, release, secrets
 from bluegreen.context import Context
 from bluegreen.errors import BluegreenError, Code, bad_input, check_failed, refused
 from bluegreen.state import now
@@ -319,6 +319,8 @@ def by_runner(
         raise
     labels = unique([label(one) for one in done["applied"]])
     failed = done["failed"]
+    if failed:  # what it says is kept, and its own code may have said it
+        failed = failed | {"why": secrets.hide(failed["why"], secrets.masks(secrets.values(context.paths)))}
     rows = [row(planned, one, ledger.APPLIED, begun, number) for number, one in enumerate(done["applied"])]
     bridged = done.get("bridged") or []
     rows += [row(planned, one, ledger.BRIDGED, begun, len(rows)) | {"bridge": one["bridge"]} for one in bridged]
