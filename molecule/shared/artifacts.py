@@ -109,7 +109,7 @@ def fail(apps, schema_editor):
     with schema_editor.connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM accounts_user")
         if cursor.fetchone()[0]:
-            raise RuntimeError(os.environ["ODD"] + "it fails with " + os.environ["ADDRESS"])
+            raise RuntimeError(os.environ["ODD"] + os.environ["ADDRESS"])
 
 
 class Migration(migrations.Migration):
