@@ -173,6 +173,9 @@ How: [../README.md](../README.md).
 
 {table(found)}
 
+What is alike here answers without errors, and a median of five rounds: it shows latency, attribution and counting on a
+host. How often the test of errors errs, and longer steps, are [simulated](judging.md).
+
 Median (smallest to largest), from the moment when the share was routed until the stop. *undecided*: nothing was proven
 until the end of the watch, and too few requests or as many errors on the live side leave it open.
 {told}
