@@ -85,6 +85,7 @@ def plan(context: Context, name: str, allowed: gate.Allowed, options: Options) -
     if not found["pending"] or why_not:
         gate.check_words(allowed, [], name, done)
         if found["problems"]:
+            quiet(context, found["problems"])
             error = gate.problem(found["problems"][0], len(found["problems"]) - 1)
             error.details = {**answer, "problems": found["problems"]}
             raise error
@@ -97,6 +98,7 @@ def plan(context: Context, name: str, allowed: gate.Allowed, options: Options) -
         order |= {"known_ahead": list(order["ledger"])}
         order["bundle"] = jobs.ask(context, name, "plan", "read", order, JUDGED)
         result = judge(context, name, order)
+        quiet(context, [*result["problems"], *(one for item in result["migrations"] for one in item["reasons"])])
         items = gate.check(result, allowed, name, done)
         answer["stopped"] = unique([label(one) for one in items if one["verdict"] == gate.REFUSED])
         answer |= gate.public(result, name) | {"judged": "", "lines": gate.lines(result, name)}
@@ -165,6 +167,13 @@ def judge(context: Context, name: str, order: dict[str, Any]) -> dict[str, Any]:
         first = secrets.told(context.paths, str(problem))
     result = jobs.ask(context, name, "judge", "judge", {**order, "methods": ["scratch", "static"]}, JUDGED)
     return {**result, "why_not_better": [f"cluster: {first}", *result["why_not_better"]]}
+
+
+def quiet(context: Context, reasons: list[dict[str, Any]]) -> None:
+    """Take out of reasons what the release's own code may have told of secrets in an error."""
+    texts = secrets.masks(secrets.values(context.paths)) if reasons else []
+    for one in reasons:
+        one["why"] = secrets.hide(one["why"], texts)
 
 
 def step(item: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -366,6 +366,19 @@ def test_what_a_failing_migration_says_is_kept_without_the_secrets_in_it(host: A
     assert "hunter2" not in kept
 
 
+@pytest.mark.parametrize("verdict", ["needs_approval", "refused"])
+def test_what_a_migration_says_on_the_shadow_is_told_without_the_secrets_in_it(
+    host: Any, played: Release, verdict: str
+) -> None:
+    host.deploy(1, 1)
+    name = host.release(2, secrets={"KEY": "hunter2-key"})
+    played.pending = ["0002_note"]
+    played.items["0002_note"] = item("0002_note", verdict, reason(verdict, "it raised hunter2-key"))
+    with pytest.raises(BluegreenError, match=r"it raised \*\*\*") as caught:
+        host.do("migrate", release=name, plan=True)
+    assert "hunter2" not in json.dumps(caught.value.as_dict("migrate")) + json.dumps(caught.value.details)
+
+
 def test_a_run_whose_caller_died_is_written_down_by_the_next(host: Any, played: Release) -> None:
     host.deploy(1, 1)
     name = host.release(2)
