@@ -138,7 +138,7 @@ class Log(StringIO):
         if found["kind"] == "websocket":
             return len(line)  # it stays where it is
         answered = float(found["monotonic"])
-        sent = answered - float(found["ms"]) / 1000
+        sent = answered - (float(found["answered"]) - float(found["sent"]))
         quick = found["kind"] not in SLOW_KINDS
         self.requests.append(Request(sent, answered, str(found["release"]), "failure" in found, quick))
         return len(line)
@@ -210,10 +210,20 @@ def series(
 def lateness(requests: Iterable[Request], old: str, done: float, until: float) -> float:
     """Seconds after `done` at which the last request was sent that the old release answered; 0 if none was.
 
-    until: when the next switch began, on the monotonic clock.
+    until: when the next switch began, on the monotonic clock. What is answered after it says nothing: by then the
+    old release may serve again, and an upload is given to the release that serves when it has come.
     """
-    sent = [one.sent for one in requests if one.release == old and done < one.sent < until]
+    sent = [one.sent for one in requests if one.release == old and done < one.sent and one.answered < until]
     return round(max(sent, default=done) - done, 4)
+
+
+def timed(requests: Sequence[Request], times: Sequence[tuple[float, float, str]]) -> list[Change]:
+    """The switches of a series that has ended. times: when each began and was done, and the release that it left."""
+    ends = [started for started, _, _ in times[1:]] + [float("inf")]
+    return [
+        Change(started, done, lateness(requests, old, done, until))
+        for (started, done, old), until in zip(times, ends, strict=True)
+    ]
 
 
 def answered_since(seen: Seen | None, moment: float) -> bool:
@@ -291,7 +301,7 @@ def text(found: Sequence[Series], facts: Mapping[str, Any]) -> str:
 
 *refused*: HTTP/2 requests that the server, by GOAWAY or REFUSED_STREAM, said it had not looked at. *closed*: websockets
 that were ended with the code 1001 or 1012, which asks the visitor to come back. *late*: whether a request
-that was sent after every host had switched was answered by the release before.
+that was sent after every host had switched, and answered before the next switch, was answered by the release before.
 
 ## By kind
 
@@ -499,14 +509,8 @@ def switches(stage: Stage, count: int, delay: float) -> Series:
                 stage.progress(f"{number} switches, {load.tally.requests} requests, {load.tally.failed} failed")
         time.sleep(AFTER)
         report = thread.stop()
-    # only now are the slow ones answered, too
-    ends = [started for started, _, _ in times[1:]] + [time.monotonic()]
-    changes = [
-        Change(started, done, lateness(requests, old, done, until))
-        for (started, done, old), until in zip(times, ends, strict=True)
-    ]
     protocol = SECURE if stage.secure else "HTTP/1.1"
-    return series(len(stage.hosts), f"{count} switches", protocol, delay, report, changes)
+    return series(len(stage.hosts), f"{count} switches", protocol, delay, report, timed(requests, times))
 
 
 def met(load: Load, release: str, since: float) -> None:
@@ -538,17 +542,21 @@ def playbooks(stage: Stage, count: int, delay: float) -> Series:
 
 def stops(stage: Stage, count: int, delay: float) -> Series:
     """So many switches, after each of which the old colour stops at once: what is in flight there has to end first."""
-    load = stage.clients(delay)
+    requests: list[Request] = []
+    load = stage.clients(delay, Log(requests))
+    times: list[tuple[float, float, str]] = []
     with stage.told(load), LoadThread(load) as thread:
         time.sleep(BEFORE)
         for _ in range(count):
-            _, done, old, new = stage.switch()
+            started, done, old, new = stage.switch()
+            times.append((started, done, old))
             stage.stop_idle(old)
             met(load, new, done)
         time.sleep(AFTER)
         report = thread.stop()
     protocol = SECURE if stage.secure else "HTTP/1.1"
-    return series(len(stage.hosts), f"{count} switches, the old colour stopped at once", protocol, delay, report)
+    what = f"{count} switches, the old colour stopped at once"
+    return series(len(stage.hosts), what, protocol, delay, report, timed(requests, times))
 
 
 def forward(stage: Stage, count: int, delay: float) -> Series:

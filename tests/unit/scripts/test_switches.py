@@ -96,8 +96,8 @@ def test_a_series_is_not_good(kinds: dict[str, dict[str, float]], changes: list[
 def test_only_what_was_sent_after_a_switch_makes_the_old_release_late() -> None:
     log: list[tool.Request] = []
     taken = tool.Log(log)
-    for sent, kind in ((9.99, "get"), (10.25, "slow"), (10.5, "websocket"), (20.1, "get")):
-        line = {"monotonic": sent + 2, "ms": 2000, "kind": kind, "release": "a", "ok": True}
+    for sent, kind in ((9.99, "get"), (10.25, "slow"), (10.5, "websocket"), (18.1, "upload")):
+        line = {"monotonic": sent + 2, "sent": 500.0, "answered": 502.0, "kind": kind, "release": "a", "ok": True}
         taken.write(json.dumps(line))
     assert tool.lateness(log, "a", 10, 20) == 0.25
     assert tool.lateness(log, "a", 10.25, 20) == 0
