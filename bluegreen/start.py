@@ -237,7 +237,7 @@ def abandon(context: Context) -> dict[str, Any]:
         if processes.sync(paths, colour, release.processes_of(paths, warming)):
             units.systemctl("daemon-reload")
         units.systemctl("start", "--no-block", units.web_unit(context.app, colour))
-        if live:
+        if live and outdated.read(context) is None:
             write_route(context, live.colour, stand_ins=[colour])
     state.append_history("abandon", release=name, warming=warming, deploy_id=context.deploy_id)
     return {"abandoned": name, "warming": warming}

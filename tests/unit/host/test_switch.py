@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bluegreen import deadman, rollback, route, smoke, state, verbs
+from bluegreen import deadman, outdated, rollback, route, smoke, state, verbs
 from bluegreen.errors import BluegreenError, Code
 from bluegreen.state import Live, Record
 from bluegreen.web import STAMP
@@ -468,6 +468,15 @@ def test_after_a_release_was_given_up_the_warm_one_stands_in_again(host: Any) ->
     assert stand_ins(host) == set()
     host.do("abandon", "deploy-3", 3)
     assert stand_ins(host) == {"blue"}
+
+
+def test_nobody_stands_in_on_a_host_that_the_fleet_has_left_behind(host: Any) -> None:
+    host.deploy(1, 1), host.deploy(2, 2)
+    host.deploy(3, 3, confirm=False)
+    host.do("revert", "deploy-3", 3)
+    outdated.mark(host.context(), {"sha": "c" * 40})
+    host.do("abandon", "deploy-3", 3)
+    assert stand_ins(host) == set()
 
 
 def test_nobody_stands_in_for_what_ends_a_maintenance_window(host: Any) -> None:
