@@ -103,6 +103,11 @@ def said_by(caller: Mapping[str, Any]) -> dict[str, str]:
     raise Failure(f"{CALLER} does not call {WORKFLOW.name}")
 
 
+def inputs() -> dict[str, str]:
+    """What the example's own caller says. Raises Failure."""
+    return said_by(yaml.safe_load(CALLER.read_text(encoding="utf-8")))
+
+
 def digest(*paths: Path) -> str:
     """Digest of files and of all that is below directories."""
     found = hashlib.sha256()
@@ -129,11 +134,12 @@ def repository() -> Path:
     return target
 
 
-def environment(python_version: str) -> Path:
+def environment() -> Path:
     """The virtualenv of the newest release, with its tools; every package by its hash. Raises Failure.
 
-    python_version: such as 3.11.
+    Its Python is the first that the example's caller names.
     """
+    python_version = json.loads(inputs()["pythons"])[0]
     source, target = repository(), WORK / "venv"
     files = [source / "requirements.txt", source / "requirements-dev.txt"]
     wanted, stamp = f"{python_version} {digest(*files)}", WORK / "venv.stamp"
@@ -280,9 +286,9 @@ def main(arguments: list[str]) -> int:
     """scripts/check-example. Returns 0 if everything passed; raises Failure."""
     full = parser().parse_args(arguments).full or bool(os.environ.get("BLUEGREEN_TEST_FULL"))
     workflow = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
-    inputs = said_by(yaml.safe_load(CALLER.read_text(encoding="utf-8")))
-    lanes = [commands(workflow, job, inputs) for job in JOBS]
-    source, venv = repository(), environment(json.loads(inputs["pythons"])[0])
+    given = inputs()
+    lanes = [commands(workflow, job, given) for job in JOBS]
+    source, venv = repository(), environment()
     with postgresql() as database, redis() as broker, ThreadPoolExecutor(len(lanes)) as pool:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DJANGO", "PG"))}
         env = own | {
