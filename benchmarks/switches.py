@@ -493,8 +493,13 @@ class Stage(Rig):
 # --- what is measured ---------------------------------------------------------------------------------------------
 
 
-def switches(stage: Stage, count: int, delay: float) -> Series:
-    """So many switches in a row between two warm releases, under traffic."""
+def switches(
+    stage: Stage, count: int, delay: float, then: str = "", after: Callable[[str], None] | None = None
+) -> Series:
+    """So many switches in a row between two warm releases, under traffic.
+
+    after: what is done right after each with the release that it left, which `then` says in the series' name.
+    """
     requests: list[Request] = []
     load = stage.clients(delay, Log(requests))
     times: list[tuple[float, float, str]] = []
@@ -503,6 +508,8 @@ def switches(stage: Stage, count: int, delay: float) -> Series:
         for number in range(1, count + 1):
             started, done, old, new = stage.switch()
             times.append((started, done, old))
+            if after:
+                after(old)
             met(load, new, done)
             time.sleep(PAUSE)
             if number % 10 == 0:
@@ -510,7 +517,7 @@ def switches(stage: Stage, count: int, delay: float) -> Series:
         time.sleep(AFTER)
         report = thread.stop()
     protocol = SECURE if stage.secure else "HTTP/1.1"
-    return series(len(stage.hosts), f"{count} switches", protocol, delay, report, timed(requests, times))
+    return series(len(stage.hosts), f"{count} switches{then}", protocol, delay, report, timed(requests, times))
 
 
 def met(load: Load, release: str, since: float) -> None:
@@ -542,21 +549,7 @@ def playbooks(stage: Stage, count: int, delay: float) -> Series:
 
 def stops(stage: Stage, count: int, delay: float) -> Series:
     """So many switches, after each of which the old colour stops at once: what is in flight there has to end first."""
-    requests: list[Request] = []
-    load = stage.clients(delay, Log(requests))
-    times: list[tuple[float, float, str]] = []
-    with stage.told(load), LoadThread(load) as thread:
-        time.sleep(BEFORE)
-        for _ in range(count):
-            started, done, old, new = stage.switch()
-            times.append((started, done, old))
-            stage.stop_idle(old)
-            met(load, new, done)
-        time.sleep(AFTER)
-        report = thread.stop()
-    protocol = SECURE if stage.secure else "HTTP/1.1"
-    what = f"{count} switches, the old colour stopped at once"
-    return series(len(stage.hosts), what, protocol, delay, report, timed(requests, times))
+    return switches(stage, count, delay, ", the old colour stopped at once", stage.stop_idle)
 
 
 def forward(stage: Stage, count: int, delay: float) -> Series:

@@ -19,7 +19,7 @@ REPO = Path(__file__).parents[3]
 def test_both_kinds_of_files_are_read() -> None:
     part = {"type": "library", "name": "Django", "purl": "pkg:pypi/Django@5.2.1"}
     assert scan.of_sbom({"components": [part, {"type": "application", "name": "x"}]}) == {("django", "5.2.1")}
-    lock = "# x==1\n--index-url https://pypi.org/simple\n\nDjango==5.2.1 \\\n    --hash=sha256:ab \\\n"
+    lock = "# x==1\n--index-url https://packages.example.org/simple\n\nDjango==5.2.1 \\\n    --hash=sha256:ab \\\n"
     lock += "    --hash=sha256:cd\n    # via x\n-c limits.txt\n"
     lock += "celery[redis]==5.5 ; python_version > '3'\nuvloop == 1.0rc1+local  # fast\n"
     assert scan.of_lock(lock) == {("django", "5.2.1"), ("celery", "5.5"), ("uvloop", "1.0rc1+local")}
