@@ -368,9 +368,9 @@ def hide_in(problem: BluegreenError, texts: Sequence[str]) -> None:
     problem.why, problem.details = hide(problem.why, texts), hide(problem.details, texts)
 
 
-def told(paths: Paths, text: str) -> str:
-    """What release code said, as it may be kept: without the values of the releases on this host."""
-    return str(hide(text, masks(values(paths))))
+def told(paths: Paths, said: Any) -> Any:
+    """What release code said, as it may be kept and shown: without the values of the releases on this host."""
+    return hide(said, masks(values(paths)))
 
 
 # revocation

@@ -61,25 +61,20 @@ def answers(context: Context, colour: str, name: str, timeout: float) -> str:
     return str(privileges.call(lambda: smoke.identity(where, 1, timeout)))
 
 
+def held(context: Context) -> dict[str, str]:
+    """The complete release that each colour holds."""
+    names = {colour: release.resolved(context.paths, colour) for colour in COLOURS}
+    return {colour: name for colour, name in names.items() if name and release.complete(context.paths, name)}
+
+
 def statics(context: Context) -> dict[str, str]:
     """Each colour's directory of unhashed static files."""
-    names = {colour: release.resolved(context.paths, colour) for colour in COLOURS}
-    return {
-        colour: str(context.paths.releases / name / "static")
-        for colour, name in names.items()
-        if name and release.complete(context.paths, name)
-    }
+    return {colour: str(context.paths.releases / name / "static") for colour, name in held(context).items()}
 
 
 def websockets(context: Context) -> list[str]:
     """The colours with a socket for websockets alone: those whose release serves ASGI."""
-    paths = context.paths
-    names = {colour: release.resolved(paths, colour) for colour in COLOURS}
-    return [
-        colour
-        for colour, name in names.items()
-        if name and release.complete(paths, name) and release.config_of(paths, name).get("asgi")
-    ]
+    return [colour for colour, name in held(context).items() if release.config_of(context.paths, name).get("asgi")]
 
 
 def prepare_route(context: Context, live: str, share: int = 0, stand_ins: Container[str] = ()) -> str:

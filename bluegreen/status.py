@@ -74,8 +74,7 @@ def closed_drift(context: Context, pending: Pending | None) -> str:
 
 def held(context: Context) -> list[str]:
     """The complete releases that the colours hold."""
-    names = {release.resolved(context.paths, colour) for colour in COLOURS}
-    return sorted(name for name in names if name and release.complete(context.paths, name))
+    return sorted(set(start.held(context).values()))
 
 
 def image_drift(context: Context) -> list[str]:

@@ -526,7 +526,7 @@ def perform(context: Context, verb: str, given: Params) -> Answer:
             secrets.hide_in(problem, secrets.masks(secrets.values(context.paths)))
         raise
     if answer.get("output"):
-        answer["output"] = secrets.hide(answer["output"], secrets.masks(secrets.values(context.paths)))
+        answer["output"] = secrets.told(context.paths, answer["output"])
     return answer
 
 
